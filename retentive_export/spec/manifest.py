@@ -1,0 +1,173 @@
+"""manifest.json: everything that a runtime or a validator needs to know of an artifact, and the hash of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from retentive_export.errors import ArtifactError, RecipeError
+from retentive_export.spec.gate import GateConfig, SigmoidGate
+from retentive_export.spec.geometry import CacheGeometry
+from retentive_export.spec.layout import DialogueLayout, TextShape, VisionLayout
+from retentive_export.spec.plan import CachePlan
+from retentive_export.spec.recipe import GenerationSection, Thresholds
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "FileEntry",
+    "Manifest",
+    "TensorContract",
+    "cache_fields",
+    "file_entry",
+    "read_manifest",
+    "verify_files",
+]
+
+SCHEMA = "retentive-export/1"
+MANIFEST = "manifest.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class FileEntry(_Part):
+    """Size in bytes and sha256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class TensorContract(_Part):
+    """One input or output of a graph. A dimension is a number or the name of a dynamic one; `alias` names the state
+    input whose memory this output may share."""
+
+    name: str
+    shape: list[int | str]
+    dtype: str
+    role: Literal["input", "output", "state_in", "state_out"]
+    alias: str | None = None
+
+
+class Manifest(_Part):
+    """The manifest, version 1.
+
+    graphs: flavour -> graph file; `vision` is the same for all flavours. cache: geometry, gate, layers, policy,
+    capacity (null: unbounded run) and context, from which every byte of a session follows. scale: factor on q k^T.
+    """
+
+    schema_: str = Field(default=SCHEMA, alias="schema")
+    name: str
+    target: str
+    family: str
+    dtype: str
+    tools: dict[str, str]
+    recipe: dict[str, Any]
+    text: TextShape
+    vision: VisionLayout | None
+    dialogue: DialogueLayout
+    cache: dict[str, Any]
+    scale: float
+    graphs: dict[str, str]
+    vision_graph: str | None
+    contract: dict[str, list[TensorContract]]
+    state_bytes: int
+    full_cache_bytes: int
+    thresholds: Thresholds
+    generation: GenerationSection
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+
+    def plan(self) -> CachePlan:
+        """The cache as the exporter planned it."""
+        cache = dict(self.cache)
+        geometry, gate = dict(cache.pop("geometry")), dict(cache.pop("gate"))
+        for name in ("memory_grid", "frame_grid"):
+            geometry[name] = tuple(geometry[name])
+        for name in ("retention", "absorption", "readout"):
+            gate[name] = SigmoidGate(**gate[name])
+        return CachePlan(geometry=CacheGeometry(**geometry), gate=GateConfig(**gate), **cache)
+
+    def to_json(self) -> str:
+        """Stable text: sorted keys, no timestamps, so that equal builds give equal bytes."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, sort_keys=True) + "\n"
+
+
+def cache_fields(plan: CachePlan) -> dict[str, Any]:
+    """A plan as plain data, for `Manifest.cache`."""
+    fields: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
+    return fields
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of an artifact.
+
+    Raises:
+        ArtifactError: no manifest, not JSON, another schema version, a field that is wrong.
+    """
+    path = directory / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{directory} holds no {MANIFEST}: it is not a finished artifact",
+            hint="retentive-export build RECIPE -o OUT",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not readable JSON: {error}") from None
+    seen = data.get("schema") if isinstance(data, dict) else None
+    if seen != SCHEMA:
+        raise ArtifactError(
+            f"{path}: schema is {seen!r}, and this version reads {SCHEMA!r}", hint="build the artifact again"
+        )
+    try:
+        manifest = Manifest.model_validate(data)
+        plan = manifest.plan()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path}: {field}: {first['msg']}") from None
+    except (TypeError, KeyError, ValueError, RecipeError) as error:
+        raise ArtifactError(f"{path}: the cache section is not consistent: {error}") from None
+    if plan.state_bytes != manifest.state_bytes:
+        raise ArtifactError(f"{path}: state_bytes is {manifest.state_bytes}, and its geometry takes {plan.state_bytes}")
+    return manifest
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Hash a file, in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return FileEntry(bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def verify_files(directory: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
+    """Check that files (all that the manifest lists, if none are named) are there and unaltered.
+
+    Raises:
+        ArtifactError: a name that leaves the directory, a file that is missing, truncated or altered.
+    """
+    for name in manifest.files if names is None else names:
+        if name not in manifest.files:
+            raise ArtifactError(f"{name!r} is not listed in {MANIFEST}")
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+            raise ArtifactError(f"{MANIFEST} lists {name!r}, which leaves the artifact's directory")
+        path, expected = directory / name, manifest.files[name]
+        if not path.is_file():
+            raise ArtifactError(f"{name} is missing from {directory}", hint="copy or build the artifact again")
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise ArtifactError(
+                f"{name} has {size} bytes, and the manifest says {expected.bytes}: truncated or altered"
+            )
+        if file_entry(path).sha256 != expected.sha256:
+            raise ArtifactError(f"{name} was altered: its sha256 is not the manifest's")

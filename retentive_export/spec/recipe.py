@@ -1,0 +1,302 @@
+"""Recipes: which model, which cache, which constants. YAML in, a frozen and checked object out.
+
+Every field has a default but the model's source, so a recipe says only what it changes. Unknown keys and wrong types
+are refused with the field, the value seen and what would be accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from retentive_export.errors import RecipeError
+from retentive_export.spec.gate import GateConfig, SigmoidGate
+
+__all__ = ["Recipe", "Thresholds", "apply_overrides", "load_recipe", "parse_recipe", "recipe_names", "recipe_path"]
+
+MIB = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def _parse_bytes(value: Any) -> Any:
+    """ "512 KiB" -> 524288; numbers pass through."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+    if not match or match[2].lower() not in MIB:
+        raise ValueError("a number of bytes, or a string such as '512 KiB' or '2 MiB'")
+    return int(float(match[1]) * MIB[match[2].lower()])
+
+
+Pair = Annotated[tuple[int, int], Field(strict=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    """Where the weights come from.
+
+    source: "reference-vlm" (carried by the package), a local directory, a hub id, or "package:NAME" for a GGUF file
+    that an installed Python package carries. frame: (height, width) in pixels of the camera's frames; null for text.
+    """
+
+    source: str = Field(min_length=1)
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    frame: Pair | None = None
+    config_overrides: dict[str, Any] = Field(default_factory=dict)
+    random_seed: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _frame_is_positive(self) -> ModelSection:
+        if self.frame is not None and min(self.frame) < 1:
+            raise ValueError(f"frame is {list(self.frame)}, and must be [height, width] in pixels")
+        return self
+
+
+class BudgetSection(_Section):
+    """How much the cache may take; exactly one of the three.
+
+    rows: rows per head and layer, memory rows included. bytes: of a whole session, states, scales and metadata
+    included.
+    fraction: of the bytes that a plain KV cache of `context` tokens takes.
+    """
+
+    rows: int | None = Field(default=None, ge=1)
+    bytes: Annotated[int | None, BeforeValidator(_parse_bytes)] = Field(default=None, ge=1)
+    fraction: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetSection:
+        given = [name for name in ("rows", "bytes", "fraction") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of rows, bytes, fraction (seen: {', '.join(given) or 'none'})")
+        return self
+
+
+class RowsSection(_Section):
+    """dtype: of the local rows. exact: with coarse rows, how many rows in front of them stay in the model's dtype."""
+
+    dtype: Literal["model", "int8", "int4"] = "model"
+    exact: int = Field(default=0, ge=0)
+
+
+class MemorySection(_Section):
+    """Rows that absorb evicted tokens.
+
+    grid: rows and columns of anchors on the frame; recall: rows for text; null: chosen from the budget. store: kept
+    with the exact or with the coarse rows.
+    """
+
+    grid: Pair | None = None
+    recall: int | None = Field(default=None, ge=0)
+    store: Literal["exact", "coarse"] = "exact"
+
+
+class SigmoidSection(_Section):
+    """sigmoid(weight * x + bias) when enabled, else 1."""
+
+    enabled: bool = False
+    weight: float = 1.0
+    bias: float = 0.0
+
+
+class GateSection(_Section):
+    """Constants of the entropy gate; see `retentive_export.spec.gate.GateConfig`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=False)
+
+    lambda_: float = Field(default=0.5, ge=0, le=1, alias="lambda")
+    importance_decay: float = Field(default=0.98, ge=0, le=1)
+    importance_gain: float = Field(default=0.02, ge=0)
+    entropy_decay: float = Field(default=0.98, ge=0, le=1)
+    entropy_gain: float = Field(default=0.02, ge=0)
+    retention: SigmoidSection = SigmoidSection()
+    absorption: SigmoidSection = SigmoidSection()
+    readout: SigmoidSection = SigmoidSection()
+    beta: float = 0.0
+
+    def config(self) -> GateConfig:
+        """The same constants as the maths takes them."""
+        plain = {name: getattr(self, name) for name in type(self).model_fields}
+        gates = {n: SigmoidGate(**plain[n].model_dump()) for n in ("retention", "absorption", "readout")}
+        return GateConfig(**(plain | gates))
+
+
+class CacheSection(_Section):
+    """The bounded cache.
+
+    policy: a name of `spec.policies`. context: tokens that a plain cache would hold; capacity of policy `full`, base of
+    a budget given as a fraction. sinks, window: the first and the most recent tokens, never evicted. chunk: tokens per
+    prefill step. readout: how evicted tokens are read again.
+    """
+
+    policy: str = "retentive"
+    readout: Literal["mass", "residual", "none"] = "mass"
+    budget: BudgetSection = BudgetSection(fraction=0.2)
+    context: int = Field(default=4096, ge=1)
+    rows: RowsSection = RowsSection()
+    memory: MemorySection = MemorySection()
+    sinks: int = Field(default=4, ge=0)
+    window: int = Field(default=32, ge=1)
+    chunk: int = Field(default=32, ge=1)
+    gate: GateSection = GateSection()
+
+
+class GenerationSection(_Section):
+    """Defaults of `generate`: temperature 0 is greedy."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Thresholds(_Section):
+    """Limits of `validate`; null: by the dtype (1e-3 in float32, 2e-2 in float16 and bfloat16).
+
+    logit_error: largest absolute difference of logits over their range. state_error: largest absolute difference of a
+    state tensor over its largest magnitude.
+    """
+
+    logit_error: float | None = Field(default=None, gt=0)
+    state_error: float | None = Field(default=None, gt=0)
+
+    def resolved(self, dtype: str) -> Thresholds:
+        """Without nulls."""
+        default = 1e-3 if dtype == "float32" else 2e-2
+        return Thresholds(logit_error=self.logit_error or default, state_error=self.state_error or default)
+
+
+class Recipe(_Section):
+    """A whole recipe.
+
+    calibration: a set carried by the package ("default", "reference-vlm") or a directory of that form; it sets the key
+    scales and drives the golden run. golden_steps: decode steps of that run.
+    """
+
+    name: str = "unnamed"
+    description: str = ""
+    model: ModelSection
+    cache: CacheSection = CacheSection()
+    generation: GenerationSection = GenerationSection()
+    thresholds: Thresholds = Thresholds()
+    calibration: str = Field(default="default", min_length=1)
+    golden_steps: int = Field(default=16, ge=1, le=4096)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with the recipe's own key names, for the manifest and for hashing."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def parse_recipe(data: Any, *, origin: str = "recipe") -> Recipe:
+    """Check plain data.
+
+    Raises:
+        RecipeError: names every offending field, the value seen, and what would be accepted.
+    """
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"{origin} is {type(data).__name__}, and must be a mapping with a 'model' section")
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [_describe(dict(item)) for item in error.errors(include_url=False)]
+        raise RecipeError(
+            f"{origin}: " + "; ".join(lines),
+            hint="retentive-export recipes show reference-vlm prints a complete recipe",
+        ) from None
+    except RecursionError:
+        raise RecipeError(f"{origin} is nested too deeply to be a recipe") from None
+
+
+def _describe(item: dict[str, Any]) -> str:
+    """One pydantic error as `field: what, got value`."""
+    field = ".".join(str(part) for part in item["loc"]) or "recipe"
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown key"
+    if item["type"] == "missing":
+        return f"{field}: required"
+    seen = repr(item.get("input"))
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{field}: {message} (got {seen if len(seen) <= 80 else seen[:77] + '...'})"
+
+
+def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by its name (one of the package's) or from a YAML file, and apply `key=value` overrides.
+
+    Raises:
+        RecipeError: there is no such recipe, the file is not YAML, or a field is wrong.
+    """
+    path = recipe_path(name_or_path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"recipe {path} is not YAML: {error}") from None
+    if isinstance(data, Mapping):
+        data = apply_overrides({"name": path.stem, **data}, overrides)
+    return parse_recipe(data, origin=f"recipe {path.name}")
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `data` with `a.b.c=value` set; values are YAML. A new budget replaces the old one."""
+    result: dict[str, Any] = _copy(data)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            raise RecipeError(f"--set {override!r} is not of the form key=value, such as cache.window=64")
+        try:
+            value = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
+        target = result
+        for part in parts[:-1]:
+            if not isinstance(target.setdefault(part, {}), dict):
+                raise RecipeError(f"--set {key}: {part!r} is a value, not a section")
+            target = target[part]
+            if part == "budget":
+                target.clear()
+        target[parts[-1]] = value
+    return result
+
+
+def _copy(data: Any) -> Any:
+    return {key: _copy(value) for key, value in data.items()} if isinstance(data, Mapping) else data
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that the package carries."""
+    return sorted(path.stem for path in _recipes_dir().glob("*.yaml"))
+
+
+def recipe_path(name_or_path: str | Path) -> Path:
+    """File of a recipe given by name or path.
+
+    Raises:
+        RecipeError: neither a known name nor a file.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+        raise RecipeError(f"recipe {str(path)!r}: there is no such file")
+    known = _recipes_dir() / f"{path.name}.yaml"
+    if str(path) == path.name and known.is_file():
+        return known
+    raise RecipeError(
+        f"recipe {str(name_or_path)!r} is neither a file nor one of: {', '.join(recipe_names())}",
+        hint="name a .yaml file, or a directory with a Hugging Face model",
+    )
+
+
+def _recipes_dir() -> Path:
+    return Path(__file__).resolve().parent.parent / "recipes"
