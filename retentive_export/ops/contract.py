@@ -1,0 +1,111 @@
+"""Signature of the operators: which inputs, in which order, and which attributes. Torch-free.
+
+Inputs are dense (no empty optional input, which TensorRT's plugin interface cannot express): the fixed ones, then
+`key_scale` where there are coarse rows, then those of the layer's state tensors that the operator reads, in the order
+of `CacheGeometry.state()`. The attributes tell which ones are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from retentive_export.spec.gate import GateConfig, SigmoidGate
+from retentive_export.spec.geometry import CacheGeometry
+
+__all__ = ["DOMAIN", "OPS", "VERSION", "OpContract", "attributes", "decode_config", "encode_config"]
+
+DOMAIN = "com.retentivekv"
+VERSION = 1
+
+_STATISTICS = frozenset({"importance", "entropy"})
+_GATE_STATE = _STATISTICS | {"row_meta"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpContract:
+    """Names of one operator's inputs and outputs for a geometry."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def state_inputs(self, geometry: CacheGeometry) -> tuple[str, ...]:
+        """Names of the state tensors that this operator reads, in order."""
+        names = (spec.name for spec in geometry.state())
+        if self.name == "EntropyGate":
+            return tuple(name for name in names if name in _GATE_STATE)
+        return tuple(name for name in names if name not in _STATISTICS)
+
+    def input_names(self, geometry: CacheGeometry) -> tuple[str, ...]:
+        """All inputs, in order."""
+        scale = ("key_scale",) if geometry.coarse_rows and self.name != "EntropyGate" else ()
+        return (*self.inputs, *scale, *self.state_inputs(geometry))
+
+    def output_names(self, geometry: CacheGeometry) -> tuple[str, ...]:
+        """All outputs, in order; StateTransition yields every state tensor of the layer."""
+        return self.outputs or tuple(spec.name for spec in geometry.state())
+
+
+OPS: dict[str, OpContract] = {
+    op.name: op
+    for op in (
+        OpContract(
+            name="RetentiveAttention",
+            inputs=("query", "key", "value", "token_meta"),
+            outputs=("output", "received", "surprise", "visual_entropy"),
+        ),
+        OpContract(
+            name="EntropyGate",
+            inputs=("received", "surprise", "visual_entropy", "token_meta"),
+            outputs=("victims", "importance_next", "entropy_next", "absorption", "retention"),
+        ),
+        OpContract(
+            name="StateTransition",
+            inputs=(
+                "victims",
+                "importance_next",
+                "entropy_next",
+                "absorption",
+                "retention",
+                "key",
+                "value",
+                "token_meta",
+            ),
+            outputs=(),
+        ),
+    )
+}
+
+
+def encode_config(geometry: CacheGeometry, gate: GateConfig, scale: float) -> str:
+    """Canonical JSON of everything constant in a layer's step; the torch operators' only attribute."""
+    return json.dumps(
+        {"geometry": dataclasses.asdict(geometry), "gate": dataclasses.asdict(gate), "scale": scale}, sort_keys=True
+    )
+
+
+def decode_config(config: str) -> tuple[CacheGeometry, GateConfig, float]:
+    """Inverse of `encode_config`."""
+    fields = json.loads(config)
+    geometry, gate = fields["geometry"], fields["gate"]
+    for name in ("memory_grid", "frame_grid"):
+        geometry[name] = tuple(geometry[name])
+    for name in ("retention", "absorption", "readout"):
+        gate[name] = SigmoidGate(**gate[name])
+    return CacheGeometry(**geometry), GateConfig(**gate), float(fields["scale"])
+
+
+def attributes(geometry: CacheGeometry, gate: GateConfig, scale: float) -> dict[str, Any]:
+    """ONNX attributes of every node of a layer: plain ints, floats, strings and int lists."""
+    result: dict[str, Any] = {"scale": scale}
+    for name, item in dataclasses.asdict(geometry).items():
+        result[name] = list(item) if isinstance(item, tuple) else int(item) if isinstance(item, bool) else item
+    for name, item in dataclasses.asdict(gate).items():
+        if isinstance(item, dict):
+            result |= {f"{name}_gate_{key}": int(x) if isinstance(x, bool) else float(x) for key, x in item.items()}
+        else:
+            result["lambda" if name == "lambda_" else name] = item
+    return result

@@ -1,0 +1,82 @@
+"""Reference == torch operator == ONNX function under ONNX Runtime, for every geometry and any number of tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import GATE, SCALE, key_scale, random_state, random_tokens, run_function
+
+from retentive_export.cache.attention import retentive_attention
+from retentive_export.cache.gate import entropy_gate
+from retentive_export.cache.step import layer_step as reference_step
+from retentive_export.cache.transition import state_transition
+from retentive_export.ops.torch_ops import layer_step as operator_step
+
+TOLERANCE = 1e-5
+
+
+def assert_close(got: torch.Tensor, want: torch.Tensor, name: str) -> None:
+    assert got.shape == want.shape, name
+    assert got.dtype == want.dtype, name
+    if want.dtype.is_floating_point:
+        scale = max(1.0, want.abs().max().item())
+        assert (got - want).abs().max().item() <= TOLERANCE * scale, name
+    else:
+        assert torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("tokens", [0, 7, 60])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_functions_equal_reference(geometry, tokens, steps):
+    generator = torch.Generator().manual_seed(tokens * 10 + steps)
+    state = random_state(geometry, tokens, generator)
+    query, key, value, meta = random_tokens(geometry, steps, tokens, generator)
+    scale = key_scale(geometry)
+    named = dict(state) | {"query": query, "key": key, "value": value, "token_meta": meta}
+    if scale is not None:
+        named["key_scale"] = scale
+
+    attention = retentive_attention(query, key, value, meta, state, scale, geometry=geometry, gate=GATE, scale=SCALE)
+    got = run_function("RetentiveAttention", geometry, named)
+    for name, want in attention._asdict().items():
+        assert_close(got[name], want, name)
+
+    named |= attention._asdict()
+    decision = entropy_gate(attention, meta, state, scale, geometry=geometry, gate=GATE)
+    got = run_function("EntropyGate", geometry, named)
+    for name, want in zip(got, decision, strict=True):
+        assert_close(got[name], want, name)
+
+    named |= dict(zip(got, decision, strict=True))
+    after = state_transition(decision, key, value, meta, state, scale, geometry=geometry)
+    got = run_function("StateTransition", geometry, named)
+    for name, want in after.items():
+        assert_close(got[name], want, name)
+
+
+def test_torch_operators_equal_reference(geometry):
+    generator = torch.Generator().manual_seed(5)
+    state = random_state(geometry, 40, generator)
+    fresh = random_tokens(geometry, 3, 40, generator)
+    scale = key_scale(geometry)
+    want_output, want = reference_step(*fresh, state, scale, geometry=geometry, gate=GATE, scale=SCALE)
+    got_output, got = operator_step(*fresh, state, scale, geometry=geometry, gate=GATE, scale=SCALE)
+    assert torch.equal(got_output, want_output)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_torch_operators_pass_opcheck(geometry):
+    from retentive_export.ops.contract import encode_config
+    from retentive_export.ops.torch_ops import _pack
+
+    generator = torch.Generator().manual_seed(6)
+    state = random_state(geometry, 40, generator)
+    fresh = random_tokens(geometry, 3, 40, generator)
+    pack = _pack("RetentiveAttention", state, key_scale(geometry), geometry)
+    arguments = (*fresh, pack, encode_config(geometry, GATE, SCALE))
+    torch.library.opcheck(torch.ops.retentivekv.attention.default, arguments)
+
+
+def test_torch_operator_refuses_a_policy_score():
+    with pytest.raises(ValueError, match="score is set"):
+        operator_step(*[torch.zeros(1)] * 4, {}, geometry=None, gate=None, scale=1.0, score=lambda s: s)
