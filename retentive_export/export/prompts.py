@@ -1,0 +1,116 @@
+"""Sample inputs of a model: they set the key scales and drive the golden run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retentive_export.errors import RecipeError
+from retentive_export.models.base import ModelAdapter
+from retentive_export.spec.arrays import Array
+from retentive_export.spec.layout import VisionLayout
+
+__all__ = ["Sample", "TokenStream", "load_samples", "token_stream"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A picture (uint8 [H, W, 3], or None) and what is said about it: question and answer in turn."""
+
+    picture: Array | None
+    turns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStream:
+    """Tokens as the decoder takes them. input_ids [n] int64; token_meta [n, 2] int32; position_ids [axes, n] int64;
+    visual_rows [n] int64: row of the frame's visual embeddings, -1 for a text token."""
+
+    input_ids: Array
+    token_meta: Array
+    position_ids: Array
+    visual_rows: Array
+
+
+def load_samples(directory: Path, frame: tuple[int, int] | None) -> list[Sample]:
+    """Read `dialogues.jsonl`: one {"picture": FILE or null, "dialogue": [{"question": .., "answer": ..}, ..]} a line.
+
+    Pictures are resized to `frame` (height, width); without a frame they are left out.
+
+    Raises:
+        RecipeError: the directory or a line is not of that form.
+    """
+    path = directory / "dialogues.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        samples = [
+            Sample(
+                picture=_picture(directory / line["picture"], frame) if frame and line.get("picture") else None,
+                turns=tuple((str(turn["question"]), str(turn["answer"])) for turn in line["dialogue"]),
+            )
+            for line in lines
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"calibration {directory} is not readable: {error}") from None
+    if not samples:
+        raise RecipeError(f"calibration {path} holds no dialogue")
+    return samples
+
+
+def _picture(path: Path, frame: tuple[int, int]) -> Array:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((frame[1], frame[0])), np.uint8)
+
+
+def token_stream(adapter: ModelAdapter, layout: VisionLayout | None, sample: Sample, turns: int) -> TokenStream:
+    """Tokens of a sample's first `turns` turns, the last one's answer left open."""
+    pieces = list(_pieces(adapter, sample, turns))
+    axes = layout.position_axes if layout else 1
+    ids: list[int] = []
+    cells: list[int] = []
+    rows: list[int] = []
+    positions: list[Array] = []
+    base = 0
+    for piece in pieces:
+        if piece is None:
+            assert layout is not None
+            ids += layout.block_ids
+            visual = iter(range(layout.tokens))
+            cells += [-1 if c is None else c[0] * 65536 + c[1] for c in layout.block_cells]
+            rows += [-1 if c is None else next(visual) for c in layout.block_cells]
+            positions.append(base + np.asarray(layout.position_offsets, np.int64))
+            base += layout.position_advance
+        else:
+            ids += piece
+            cells += [-1] * len(piece)
+            rows += [-1] * len(piece)
+            positions.append(np.broadcast_to(base + np.arange(len(piece)), (axes, len(piece))))
+            base += len(piece)
+    return TokenStream(
+        input_ids=np.asarray(ids, np.int64),
+        token_meta=np.stack([np.arange(len(ids)), cells], axis=-1).astype(np.int32),
+        position_ids=np.concatenate(positions, axis=1).astype(np.int64),
+        visual_rows=np.asarray(rows, np.int64),
+    )
+
+
+def _pieces(adapter: ModelAdapter, sample: Sample, turns: int) -> Iterator[list[int] | None]:
+    dialogue = adapter.dialogue_layout()
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = adapter.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    if dialogue.prefix:
+        yield dialogue.prefix
+    for index, (question, answer) in enumerate(sample.turns[:turns]):
+        frames = int(index == 0 and sample.picture is not None)
+        yield from dialogue.user_turn(encode, question, frames=frames)
+        if index + 1 < min(turns, len(sample.turns)):
+            yield encode(answer) + dialogue.assistant_close

@@ -1,0 +1,75 @@
+"""Writing graphs: one protobuf per flavour, weights once in an external file that all flavours share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from retentive_export.errors import ExportError
+from retentive_export.export.passes.flavours import tensorrt_flavour
+from retentive_export.spec.files import storage_errors
+from retentive_export.spec.manifest import TensorContract
+
+__all__ = ["contract_of", "save_flavours", "save_graph"]
+
+EXTERNAL_FROM = 1024
+"""Tensors of at least this many bytes go to the external file."""
+
+
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write `path` and `path`.data, and check the result.
+
+    Raises:
+        ExportError: the ONNX checker refuses the graph. StorageError: the disk is full.
+    """
+    with storage_errors(path):
+        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=EXTERNAL_FROM)
+    _check(path)
+
+
+def save_flavours(model: ir.Model, directory: Path, stem: str) -> dict[str, str]:
+    """Write the ONNX Runtime flavour, and the TensorRT flavour beside it over the same weights; flavour -> file
+    name."""
+    names = {"onnxruntime": f"{stem}.onnx", "tensorrt": f"{stem}.tensorrt.onnx"}
+    save_graph(model, directory / names["onnxruntime"])
+    stored = ir.load(directory / names["onnxruntime"])  # its weights are references into the external file
+    with storage_errors(directory / names["tensorrt"]):
+        ir.save(tensorrt_flavour(stored), directory / names["tensorrt"])
+    _check(directory / names["tensorrt"])
+    return names
+
+
+def _check(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the ONNX checker refuses {path.name}: {str(error).splitlines()[0]}") from None
+
+
+def contract_of(model: ir.Model) -> list[TensorContract]:
+    """Name, shape, dtype and role of every input and output.
+
+    A state output names, as its alias, the input whose memory it may share.
+    """
+    tensors = [_tensor(value, "input") for value in model.graph.inputs]
+    return tensors + [_tensor(value, "output") for value in model.graph.outputs]
+
+
+def _tensor(value: ir.Value, role: str) -> TensorContract:
+    assert value.name is not None
+    assert value.dtype is not None
+    assert value.shape is not None
+    state = value.name.startswith(("past.", "present."))
+    return TensorContract(
+        name=value.name,
+        shape=[dim if isinstance(dim, int) else "T" for dim in value.shape],
+        dtype=_dtype(value.dtype),
+        role=(f"state_{'in' if role == 'input' else 'out'}" if state else role),  # type: ignore[arg-type]
+        alias=value.name.replace("present.", "past.", 1) if value.name.startswith("present.") else None,
+    )
+
+
+def _dtype(dtype: ir.DataType) -> str:
+    return {"FLOAT": "float32"}.get(dtype.name, dtype.name.lower())
