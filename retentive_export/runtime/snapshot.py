@@ -1,0 +1,55 @@
+"""Snapshots of a session's state: one .npz file, bound to the artifact that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retentive_export.errors import InputError
+from retentive_export.spec.arrays import Array
+from retentive_export.spec.files import atomic_file
+from retentive_export.spec.manifest import Manifest
+
+__all__ = ["fingerprint", "read_snapshot", "write_snapshot"]
+
+PLACE = "place"
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Hash of what a state depends on: the graph, its weights and the cache's plan."""
+    parts = {name: entry.sha256 for name, entry in manifest.files.items() if name.startswith("decoder")}
+    return hashlib.sha256(json.dumps([parts, manifest.cache], sort_keys=True).encode()).hexdigest()
+
+
+def write_snapshot(path: Path, manifest: Manifest, tensors: dict[str, Array], place: dict[str, Any]) -> None:
+    """Write whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or the path not writable.
+    """
+    header = json.dumps({"artifact": fingerprint(manifest), "place": place})
+    with atomic_file(path) as stream:
+        np.savez(stream, **tensors, **{PLACE: np.frombuffer(header.encode(), np.uint8)})  # type: ignore[arg-type]
+
+
+def read_snapshot(path: Path, manifest: Manifest) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Tensors by name, and the dialogue's place.
+
+    Raises:
+        InputError: unreadable, not a snapshot, or made with another artifact.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            tensors = {name: archive[name] for name in archive.files}
+        header = json.loads(tensors.pop(PLACE).tobytes())
+        artifact, place = header["artifact"], header["place"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path} is not a session snapshot: {error}") from None
+    if artifact != fingerprint(manifest):
+        raise InputError(f"{path} was saved with another artifact than {manifest.name}")
+    return tensors, place
