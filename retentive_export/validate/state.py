@@ -1,0 +1,85 @@
+"""Comparison of two states of one artifact: the rows that hold other tokens, and the largest error of the others.
+
+Rows whose `row_meta` differs hold different tokens, so their content is not comparable: they are counted, and left out
+of the errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from retentive_export.spec.arrays import Array
+from retentive_export.spec.geometry import CacheGeometry
+
+__all__ = ["compare_states", "differing_rows"]
+
+_LEVELS = {"int8": 254, "int4": 14}
+
+
+def differing_rows(ours: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[int, int]:
+    """layer -> rows, over batch and heads, whose `row_meta` differs; only layers that the reference holds."""
+    counts = {}
+    for name, expected in reference.items():
+        prefix, _, kind = name.rpartition(".")
+        if kind == "row_meta":
+            counts[int(prefix.rpartition(".")[2])] = int((ours[name] != expected).any(axis=-1).sum())
+    return counts
+
+
+def compare_states(
+    geometry: CacheGeometry, ours: Mapping[str, Array], reference: Mapping[str, Array]
+) -> dict[str, float]:
+    """Tensor kind -> error, over all layers that the reference holds.
+
+    Of a floating tensor: the largest absolute difference over the reference's largest magnitude. Of codes: the share
+    that is one level off (rounding at a tie), or by how many levels the worst is further off, over all levels.
+    """
+    errors: dict[str, float] = {}
+    for name, expected in reference.items():
+        prefix, _, kind = name.rpartition(".")
+        if kind == "row_meta":
+            continue
+        same = (ours[f"{prefix}.row_meta"] == reference[f"{prefix}.row_meta"]).all(axis=-1)
+        rows = _rows_of(geometry, kind)
+        keep = np.ones(expected.shape[:2], bool) if rows is None else same[:, :, rows]
+        if kind in ("key_codes", "value_codes"):
+            error = _code_error(ours[name][keep], expected[keep], geometry.coarse_dtype)
+        else:
+            error = _float_error(ours[name], expected, keep)
+        errors[kind] = max(errors.get(kind, 0.0), error)
+    return errors
+
+
+def _rows_of(geometry: CacheGeometry, kind: str) -> Array | None:
+    """Rows of `row_meta` that a tensor's third axis stands for; None for a tensor without rows."""
+    exact, local = geometry.exact_rows, geometry.local_rows
+    memory = np.arange(local, geometry.rows)
+    stored = {"exact": np.arange(exact), "coarse": np.arange(exact, local)}
+    stored[geometry.memory_store] = np.append(stored[geometry.memory_store], memory)
+    if kind in ("key_rows", "value_rows"):
+        return stored["exact"]
+    if kind in ("key_codes", "value_codes", "value_scale"):
+        return stored["coarse"]
+    return {"importance": np.arange(local), "entropy": np.arange(local), "memory_mass": memory}.get(kind)
+
+
+def _float_error(ours: Array, reference: Array, keep: Array) -> float:
+    scale = float(np.abs(reference.astype(np.float64)).max(initial=0.0)) or 1.0
+    difference = np.abs(ours[keep].astype(np.float64) - reference[keep].astype(np.float64))
+    return float(difference.max(initial=0.0)) / scale
+
+
+def _code_error(ours: Array, reference: Array, dtype: str) -> float:
+    if not reference.size:
+        return 0.0
+    off = np.abs(_levels(ours, dtype) - _levels(reference, dtype))
+    return max(float((off > 0).mean()), float(off.max() - 1) / _LEVELS[dtype])
+
+
+def _levels(codes: Array, dtype: str) -> npt.NDArray[np.int16]:
+    """Code levels as integers; int4 codes lie two in a byte."""
+    wide = codes.astype(np.int16)
+    return np.concatenate([wide & 15, wide >> 4], axis=-1) if dtype == "int4" else wide
