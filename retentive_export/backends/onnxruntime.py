@@ -50,6 +50,11 @@ class OnnxRuntimeBackend:
         self._threads = threads
         if FLAVOUR not in self.manifest.graphs:
             raise ArtifactError(f"the artifact has no graph for {FLAVOUR}; it has: {', '.join(self.manifest.graphs)}")
+        if self.manifest.dtype not in _DTYPES:
+            raise ArtifactError(
+                f"{self.manifest.name} is in {self.manifest.dtype}, which ONNX Runtime's CPU provider does not compute",
+                hint="build it for the target cpu, with --set model.dtype=float32 or float16",
+            )
         if verify:
             verify_files(directory, self.manifest)
         self._plan = self.manifest.plan()
@@ -126,7 +131,7 @@ class OnnxRuntimeBackend:
             raise InputError(
                 f"frames are {frames.dtype} {list(frames.shape)}, and the vision graph takes uint8 "
                 f"[N, {layout.frame[0]}, {layout.frame[1]}, 3]",
-                hint="resize the picture, or build the artifact with --set model.frame=[height,width]",
+                hint="resize the picture (run --resize does), or build with --set model.frame=[height,width]",
             )
         if self._vision is None:
             self._vision = self._open(self.manifest.vision_graph)

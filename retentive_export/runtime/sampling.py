@@ -24,6 +24,8 @@ class Sampler:
             raise InputError(f"temperature is {temperature}, and must be 0 or more")
         if not 0 < top_p <= 1:
             raise InputError(f"top_p is {top_p}, and must be above 0 and at most 1")
+        if seed < 0:
+            raise InputError(f"seed is {seed}, and must be 0 or more")
         self.temperature, self.top_p = temperature, top_p
         self._random = np.random.default_rng(seed)
 
@@ -39,8 +41,10 @@ class Sampler:
             )
         if self.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.astype(np.float64) / self.temperature
-        probabilities = np.exp(scaled - scaled.max())
+        wide = logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to -inf
+            scaled = (wide - wide.max()) / self.temperature
+        probabilities = np.exp(scaled)
         probabilities /= probabilities.sum()
         order = np.argsort(-probabilities, kind="stable")
         ranked = probabilities[order]

@@ -17,8 +17,9 @@ import numpy as np
 
 from retentive_export.backends import Backend, DecoderInputs, open_backend
 from retentive_export.errors import ArtifactError, CapacityError, InputError
+from retentive_export.runtime.detokenize import TextStream
 from retentive_export.runtime.sampling import Sampler
-from retentive_export.runtime.snapshot import read_snapshot, write_snapshot
+from retentive_export.runtime.snapshot import Place, read_snapshot, write_snapshot
 from retentive_export.spec.arrays import Array
 
 __all__ = ["Generation", "Session"]
@@ -151,37 +152,27 @@ class Session:
         return logits
 
     def _decode(self, logits: Array, sampler: Sampler, limit: int) -> Iterator[str]:
-        from tokenizers.decoders import DecodeStream
-
-        decoder = DecodeStream(skip_special_tokens=True)
-        record = self.last
+        stream, record, close = TextStream(self.tokenizer), self.last, self.dialogue.assistant_close
         started = time.perf_counter()
         while True:
             token = sampler(logits[0, -1])
             record.token_ids.append(token)
             stopped = token in self.dialogue.stop_ids
-            # The newest token is not in the state yet; the next turn feeds it, with the piece that closes this answer.
-            close = self.dialogue.assistant_close
-            self._unfed = list(close) if stopped and self._closes_with(token) else [token, *close[self._stop_length :]]
-            if stopped:
-                break
-            piece = decoder.step(self.tokenizer, token)
+            # The newest token is not in the state yet: the next turn feeds it, then what closes this answer, whose own
+            # stop token must not come twice.
+            self._unfed = [token, *close[self.dialogue.assistant_stop_length if stopped else 0 :]]
+            piece = stream.flush() if stopped else stream.push(token)
             record.decode_seconds = time.perf_counter() - started
             if piece:
                 yield piece
-            if len(record.token_ids) >= limit:
+            if stopped or len(record.token_ids) >= limit:
                 break
             self._reserve(1)
             logits = self._feed_text([token])
-            self._unfed = list(close[self._stop_length :])
+            self._unfed = list(close)
+        if rest := stream.flush():
+            yield rest
         record.decode_seconds = time.perf_counter() - started
-
-    @property
-    def _stop_length(self) -> int:
-        return self.dialogue.assistant_stop_length
-
-    def _closes_with(self, token: int) -> bool:
-        return self.dialogue.assistant_close[:1] == [token]
 
     def generate(self, prompt_ids: list[int], sampler: Sampler, max_new_tokens: int) -> Iterator[int]:
         """Feed raw token ids, with no template, and yield the ids that follow, the stop token included."""
@@ -198,13 +189,13 @@ class Session:
 
     def save(self, path: str | Path) -> None:
         """Write the state and the dialogue's place to one file, whole or not at all."""
-        place = {
-            "tokens_seen": self.tokens_seen,
-            "rope": self._rope,
-            "frames_in_turn": self._frames_in_turn,
-            "started": self._started,
-            "unfed": self._unfed,
-        }
+        place = Place(
+            tokens_seen=self.tokens_seen,
+            rope=self._rope,
+            frames_in_turn=self._frames_in_turn,
+            started=self._started,
+            unfed=self._unfed,
+        )
         write_snapshot(Path(path), self.manifest, self.backend.state(), place)
 
     def restore(self, path: str | Path) -> None:
@@ -215,8 +206,8 @@ class Session:
         """
         tensors, place = read_snapshot(Path(path), self.manifest)
         self.backend.load_state(tensors)
-        self.tokens_seen, self._rope = place["tokens_seen"], place["rope"]
-        self._frames_in_turn, self._started, self._unfed = place["frames_in_turn"], place["started"], place["unfed"]
+        self.tokens_seen, self._rope = place.tokens_seen, place.rope
+        self._frames_in_turn, self._started, self._unfed = place.frames_in_turn, place.started, list(place.unfed)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids

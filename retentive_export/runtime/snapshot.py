@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from retentive_export.errors import InputError
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import Manifest
 
-__all__ = ["fingerprint", "read_snapshot", "write_snapshot"]
+__all__ = ["Place", "fingerprint", "read_snapshot", "write_snapshot"]
 
 PLACE = "place"
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, MemoryError),
+)
+
+
+class Place(BaseModel):
+    """Where a dialogue stands. unfed: tokens of the past that were not fed yet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tokens_seen: int = Field(ge=0)
+    rope: int = Field(ge=0)
+    frames_in_turn: int = Field(ge=0)
+    started: bool
+    unfed: list[Annotated[int, Field(ge=0)]]
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -26,18 +45,18 @@ def fingerprint(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps([parts, manifest.cache], sort_keys=True).encode()).hexdigest()
 
 
-def write_snapshot(path: Path, manifest: Manifest, tensors: dict[str, Array], place: dict[str, Any]) -> None:
+def write_snapshot(path: Path, manifest: Manifest, tensors: dict[str, Array], place: Place) -> None:
     """Write whole or not at all.
 
     Raises:
         StorageError: the disk is full or the path not writable.
     """
-    header = json.dumps({"artifact": fingerprint(manifest), "place": place})
+    header = json.dumps({"artifact": fingerprint(manifest), "place": place.model_dump()})
     with atomic_file(path) as stream:
         np.savez(stream, **tensors, **{PLACE: np.frombuffer(header.encode(), np.uint8)})  # type: ignore[arg-type]
 
 
-def read_snapshot(path: Path, manifest: Manifest) -> tuple[dict[str, Array], dict[str, Any]]:
+def read_snapshot(path: Path, manifest: Manifest) -> tuple[dict[str, Array], Place]:
     """Tensors by name, and the dialogue's place.
 
     Raises:
@@ -47,9 +66,11 @@ def read_snapshot(path: Path, manifest: Manifest) -> tuple[dict[str, Array], dic
         with np.load(path, allow_pickle=False) as archive:
             tensors = {name: archive[name] for name in archive.files}
         header = json.loads(tensors.pop(PLACE).tobytes())
-        artifact, place = header["artifact"], header["place"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path} is not a session snapshot: {error}") from None
+        artifact, place = header["artifact"], Place.model_validate(header["place"])
+    except _UNREADABLE as error:
+        raise InputError(f"{path} is not a session snapshot: {str(error).splitlines()[0]}") from None
     if artifact != fingerprint(manifest):
         raise InputError(f"{path} was saved with another artifact than {manifest.name}")
+    if any(token >= manifest.text.vocab for token in place.unfed):
+        raise InputError(f"{path} holds token ids beyond the vocabulary of {manifest.text.vocab}")
     return tensors, place

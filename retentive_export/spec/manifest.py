@@ -9,11 +9,9 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from retentive_export.errors import ArtifactError, RecipeError
-from retentive_export.spec.gate import GateConfig, SigmoidGate
-from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.layout import DialogueLayout, TextShape, VisionLayout
 from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.recipe import GenerationSection, Thresholds
@@ -32,6 +30,9 @@ __all__ = [
 
 SCHEMA = "retentive-export/1"
 MANIFEST = "manifest.json"
+
+
+_PLAN = TypeAdapter(CachePlan)
 
 
 class _Part(BaseModel):
@@ -86,13 +87,7 @@ class Manifest(_Part):
 
     def plan(self) -> CachePlan:
         """The cache as the exporter planned it."""
-        cache = dict(self.cache)
-        geometry, gate = dict(cache.pop("geometry")), dict(cache.pop("gate"))
-        for name in ("memory_grid", "frame_grid"):
-            geometry[name] = tuple(geometry[name])
-        for name in ("retention", "absorption", "readout"):
-            gate[name] = SigmoidGate(**gate[name])
-        return CachePlan(geometry=CacheGeometry(**geometry), gate=GateConfig(**gate), **cache)
+        return _PLAN.validate_python(self.cache)
 
     def to_json(self) -> str:
         """Stable text: sorted keys, no timestamps, so that equal builds give equal bytes."""
@@ -131,10 +126,13 @@ def read_manifest(directory: Path) -> Manifest:
         plan = manifest.plan()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in (*(("cache",) if error.title == "CachePlan" else ()), *first["loc"]))
         raise ArtifactError(f"{path}: {field}: {first['msg']}") from None
-    except (TypeError, KeyError, ValueError, RecipeError) as error:
-        raise ArtifactError(f"{path}: the cache section is not consistent: {error}") from None
+    except RecipeError as error:
+        raise ArtifactError(f"{path}: the cache section is not consistent: {error.message}") from None
+    graphs = [*manifest.graphs.values(), *([manifest.vision_graph] if manifest.vision_graph else [])]
+    if unlisted := [name for name in graphs if name not in manifest.files]:
+        raise ArtifactError(f"{path}: the graph {unlisted[0]!r} is not among its files")
     if plan.state_bytes != manifest.state_bytes:
         raise ArtifactError(f"{path}: state_bytes is {manifest.state_bytes}, and its geometry takes {plan.state_bytes}")
     return manifest

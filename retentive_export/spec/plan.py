@@ -114,7 +114,9 @@ def _memory(cache: CacheSection, rows: int, common: dict[str, object], has_visio
     if grid is None:
         grid = _grid_of(rows // 8, frame) if has_vision else (0, 0)
     elif not has_vision and grid[0] * grid[1]:
-        raise RecipeError(f"cache.memory.grid is {list(grid)}, and the model takes no frames")
+        raise RecipeError(
+            f"cache.memory.grid is {list(grid)}, and the model takes no frames", hint="leave cache.memory.grid null"
+        )
     recall = cache.memory.recall
     return grid, max(1, rows // 16) if recall is None else recall
 
@@ -132,7 +134,7 @@ def _within_budget(cache: CacheSection, common: dict[str, object], layers: int, 
     budget = cache.budget
     if budget.rows is not None:
         return _build(cache, common, budget.rows, has_vision=has_vision)
-    smallest = _smallest(cache, common, has_vision)
+    smallest = _at_least(cache.sinks + cache.window, cache, common, has_vision)
     if budget.bytes is not None:
         allowed, said = budget.bytes, f"cache.budget.bytes is {budget.bytes}"
     else:
@@ -145,27 +147,29 @@ def _within_budget(cache: CacheSection, common: dict[str, object], layers: int, 
             f"{layers * smallest.state_bytes} bytes in {layers} layers",
             hint="raise the budget or the context, or lower sinks, window or the memory",
         )
-    low, high = smallest.rows, smallest.rows + allowed  # a row takes more than a byte
+    best, high = smallest, smallest.rows + allowed  # a row takes more than a byte
+    low = best.rows
     while high - low > 1:
         middle = (low + high) // 2
-        fits = layers * _build(cache, common, middle, has_vision=has_vision).state_bytes <= allowed
-        low, high = (middle, high) if fits else (low, middle)
-    return _build(cache, common, low, has_vision=has_vision)
+        geometry = _at_least(middle, cache, common, has_vision)
+        if layers * geometry.state_bytes <= allowed:
+            best, low = geometry, middle
+        else:
+            high = middle
+    return best
 
 
-def _smallest(cache: CacheSection, common: dict[str, object], has_vision: bool) -> CacheGeometry:
-    """The fewest rows that hold what is protected; grows until the geometry accepts it."""
-    rows = max(cache.sinks + cache.window, cache.rows.exact)
-    limit = 4 * (rows + cache.chunk) + 64
+def _at_least(rows: int, cache: CacheSection, common: dict[str, object], has_vision: bool) -> CacheGeometry:
+    """The cache with the fewest rows, from `rows` on, that the geometry accepts: some leave a tier too small."""
+    limit = rows + 4 * (cache.sinks + cache.window + cache.rows.exact + cache.chunk) + 64
     if cache.readout == "mass":
         grid = cache.memory.grid or (0, 0)
         limit += 2 * (grid[0] * grid[1] + (cache.memory.recall or 0))
     error: RecipeError | None = None
-    while rows <= limit:
+    for candidate in range(rows, limit + 1):
         try:
-            return _build(cache, common, rows, has_vision=has_vision)
+            return _build(cache, common, candidate, has_vision=has_vision)
         except RecipeError as refused:
             error = refused
-            rows += 1
     assert error is not None
     raise error

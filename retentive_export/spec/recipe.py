@@ -7,15 +7,16 @@ are refused with the field, the value seen and what would be accepted.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from retentive_export.errors import RecipeError
 from retentive_export.spec.gate import GateConfig, SigmoidGate
+from retentive_export.spec.plain import plain_copy, plain_yaml
 
 __all__ = ["Recipe", "Thresholds", "apply_overrides", "load_recipe", "parse_recipe", "recipe_names", "recipe_path"]
 
@@ -27,7 +28,7 @@ def _parse_bytes(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
-    if not match or match[2].lower() not in MIB:
+    if not match or len(match[1]) > 24 or match[2].lower() not in MIB:
         raise ValueError("a number of bytes, or a string such as '512 KiB' or '2 MiB'")
     return int(float(match[1]) * MIB[match[2].lower()])
 
@@ -51,7 +52,7 @@ class ModelSection(_Section):
     gguf_file: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     frame: Pair | None = None
-    config_overrides: dict[str, Any] = Field(default_factory=dict)
+    config_overrides: dict[str, JsonValue] = Field(default_factory=dict)
     random_seed: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
@@ -163,16 +164,23 @@ class Thresholds(_Section):
     """Limits of `validate`; null: by the dtype (1e-3 in float32, 2e-2 in float16 and bfloat16).
 
     logit_error: largest absolute difference of logits over their range. state_error: largest absolute difference of a
-    state tensor over its largest magnitude.
+    state tensor over its largest magnitude; it decides in float32 only.
     """
 
     logit_error: float | None = Field(default=None, gt=0)
     state_error: float | None = Field(default=None, gt=0)
 
-    def resolved(self, dtype: str) -> Thresholds:
-        """Without nulls."""
-        default = 1e-3 if dtype == "float32" else 2e-2
-        return Thresholds(logit_error=self.logit_error or default, state_error=self.state_error or default)
+    def resolved(self, dtype: str, rows: str = "model") -> Thresholds:
+        """Without nulls, for a model's dtype and the dtype of its local rows.
+
+        Where rows are quantised a rounding difference may move a code by one level, which the memory rows inherit.
+        """
+        base = 1e-3 if dtype == "float32" else 2e-2
+        level = {"model": 0.0, "int8": 1 / 127, "int4": 1 / 7}[rows]
+        logit_error = 2e-2 if rows == "int4" else base
+        return Thresholds(
+            logit_error=self.logit_error or logit_error, state_error=self.state_error or round(base + level, 6)
+        )
 
 
 class Recipe(_Section):
@@ -194,6 +202,10 @@ class Recipe(_Section):
     def to_dict(self) -> dict[str, Any]:
         """Plain data with the recipe's own key names, for the manifest and for hashing."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+_SEEN = reprlib.Repr()  # cuts long and deep values
+_SEEN.maxstring = _SEEN.maxother = 60
 
 
 def parse_recipe(data: Any, *, origin: str = "recipe") -> Recipe:
@@ -223,9 +235,8 @@ def _describe(item: dict[str, Any]) -> str:
         return f"{field}: unknown key"
     if item["type"] == "missing":
         return f"{field}: required"
-    seen = repr(item.get("input"))
     message = item["msg"].removeprefix("Value error, ")
-    return f"{field}: {message} (got {seen if len(seen) <= 80 else seen[:77] + '...'})"
+    return f"{field}: {message} (got {_SEEN.repr(item.get('input'))})"
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -236,10 +247,12 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     """
     path = recipe_path(name_or_path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    try:
+        data = plain_yaml(text)
+    except ValueError as error:
         raise RecipeError(f"recipe {path} is not YAML: {error}") from None
     if isinstance(data, Mapping):
         data = apply_overrides({"name": path.stem, **data}, overrides)
@@ -248,15 +261,15 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `data` with `a.b.c=value` set; values are YAML. A new budget replaces the old one."""
-    result: dict[str, Any] = _copy(data)
+    result: dict[str, Any] = plain_copy(data)
     for override in overrides:
         key, separator, text = override.partition("=")
         parts = key.strip().split(".")
         if not separator or not all(parts):
             raise RecipeError(f"--set {override!r} is not of the form key=value, such as cache.window=64")
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
+            value = plain_yaml(text)
+        except ValueError:
             raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
         target = result
         for part in parts[:-1]:
@@ -267,10 +280,6 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
                 target.clear()
         target[parts[-1]] = value
     return result
-
-
-def _copy(data: Any) -> Any:
-    return {key: _copy(value) for key, value in data.items()} if isinstance(data, Mapping) else data
 
 
 def recipe_names() -> list[str]:

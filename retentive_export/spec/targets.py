@@ -19,7 +19,7 @@ class Target(BaseModel):
 
     name: str
     description: str
-    backend: str
+    backend: str | None
     precisions: tuple[str, ...]
 
 
