@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from retentive_export.errors import MissingExtraError, RecipeError, StorageError
 from retentive_export.spec.files import atomic_file, storage_errors
-from retentive_export.spec.manifest import MANIFEST, FileEntry, Manifest, cache_fields, file_entry
+from retentive_export.spec.manifest import MANIFEST, FileEntry, Manifest, cache_fields
 from retentive_export.spec.plan import CachePlan, plan_cache
 from retentive_export.spec.recipe import ModelSection, Recipe
 from retentive_export.spec.targets import Target, target
+from retentive_export.steps import RECORD, Progress, Step, StepRunner
 
 if TYPE_CHECKING:
     from retentive_export.export.decoder import DecoderGraph
@@ -32,11 +31,7 @@ if TYPE_CHECKING:
     from retentive_export.models.base import ModelAdapter
     from retentive_export.spec.layout import VisionLayout
 
-__all__ = ["BuildResult", "build", "describe"]
-
-RECORD = "build.json"
-Progress = Callable[[str, str], None]
-Step = Callable[[Path], dict[str, Any]]
+__all__ = ["BuildResult", "Job", "build", "describe", "locate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +46,7 @@ class BuildResult:
 
 def describe(recipe: Recipe, target_name: str) -> tuple[Target, CachePlan, dict[str, Any]]:
     """What a build would make, without making it: the model is read, nothing is written."""
-    build_job = _Job(recipe, target(target_name, recipe.model.dtype))
+    build_job = Job(recipe, target(target_name, recipe.model.dtype))
     plan = build_job.plan
     facts = {
         "model": build_job.adapter.family,
@@ -63,7 +58,7 @@ def describe(recipe: Recipe, target_name: str) -> tuple[Target, CachePlan, dict[
     return build_job.target, plan, facts
 
 
-def build(recipe: Recipe, target_name: str, output: Path, *, progress: Progress | None = None) -> BuildResult:
+def build(recipe: Recipe, target_name: str, output: str | Path, *, progress: Progress | None = None) -> BuildResult:
     """Make the artifact of `recipe` for a target at `output`.
 
     Args:
@@ -74,14 +69,18 @@ def build(recipe: Recipe, target_name: str, output: Path, *, progress: Progress 
         StorageError: the disk is full or not writable; finished steps are kept for the next try.
     """
     chosen = target(target_name, recipe.model.dtype)
+    output = Path(os.path.abspath(output))  # "." has no name to put a suffix on
     if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise StorageError(f"{output} exists and is not an artifact", hint="choose another -o, or remove it")
     work = output.with_name(f"{output.name}.partial")
+    runner = StepRunner(work, output, progress or (lambda step, event: None))
+    job = Job(recipe, chosen)
+    steps = job.steps()
+    if not all(runner.knows(name, key) for name, key, _ in steps):
+        job.check()
     with storage_errors(work):
         work.mkdir(parents=True, exist_ok=True)
-    runner = _Runner(work, output, progress or (lambda step, event: None))
-    job = _Job(recipe, chosen)
-    for name, key, make in job.steps():
+    for name, key, make in steps:
         with storage_errors(work):
             runner.run(name, key, make)
     manifest = job.manifest(runner.files, runner.facts)
@@ -103,84 +102,8 @@ def _replace(work: Path, output: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-class _Runner:
-    """Runs steps in `work`, reusing what a record there, or in the finished artifact, vouches for."""
-
-    def __init__(self, work: Path, finished: Path, progress: Progress) -> None:
-        self.work, self.finished, self.progress = work, finished, progress
-        self.records: dict[str, Any] = _read_record(work)
-        self.earlier: dict[str, Any] = _read_record(finished)
-        self.files: dict[str, FileEntry] = {}
-        self.facts: dict[str, Any] = {}
-        self.ran: list[str] = []
-        self.reused: list[str] = []
-
-    def run(self, name: str, key: Any, make: Step) -> None:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        if self._intact(self.work, self.records.get(name), digest):
-            self.progress(name, "reuse")
-            self.reused.append(name)
-        elif self._intact(self.finished, self.earlier.get(name), digest):
-            self.progress(name, "reuse")
-            self.reused.append(name)
-            for file in self.earlier[name]["files"]:
-                _link(self.finished / file, self.work / file)
-            self._record(name, self.earlier[name])
-        else:
-            self.progress(name, "run")
-            self.ran.append(name)
-            stage = self.work / f".{name}"  # files join the others only when the step is through
-            shutil.rmtree(stage, ignore_errors=True)
-            stage.mkdir()
-            facts = make(stage)
-            entries = {path.name: file_entry(path).model_dump() for path in sorted(stage.iterdir())}
-            for file in entries:
-                os.replace(stage / file, self.work / file)
-            stage.rmdir()
-            self._record(name, {"key": digest, "files": entries, "facts": facts})
-        self.facts |= self.records[name]["facts"]
-        self.files |= {file: FileEntry(**entry) for file, entry in self.records[name]["files"].items()}
-        self.progress(name, "done")
-
-    def _intact(self, directory: Path, record: Mapping[str, Any] | None, digest: str) -> bool:
-        if record is None or record["key"] != digest:
-            return False
-        return all(
-            (directory / file).is_file() and file_entry(directory / file).model_dump() == entry
-            for file, entry in record["files"].items()
-        )
-
-    def _record(self, name: str, record: dict[str, Any]) -> None:
-        self.records[name] = record
-        with atomic_file(self.work / RECORD) as stream:
-            stream.write(json.dumps(self.records, indent=1, sort_keys=True).encode())
-
-    def prune(self, keep: set[str]) -> None:
-        """Remove what earlier, different builds left in the work directory."""
-        for path in self.work.iterdir():
-            if path.name not in keep:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _read_record(directory: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-        return {name: item for name, item in record.items() if {"key", "files", "facts"} <= set(item)}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _link(source: Path, destination: Path) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    destination.unlink(missing_ok=True)
-    try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copy2(source, destination)
-
-
 @dataclass
-class _Job:
+class Job:
     """One recipe and target: the model is loaded once, when the first step needs it."""
 
     recipe: Recipe
@@ -188,7 +111,7 @@ class _Job:
     source: Path | str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.source, self._gguf = _locate(self.recipe.model)
+        self.source, self._gguf = locate(self.recipe.model)
 
     @cached_property
     def adapter(self) -> ModelAdapter:
@@ -229,6 +152,14 @@ class _Job:
         name = self.recipe.calibration
         carried = Path(__file__).parent / "calibration" / name
         return load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
+
+    def check(self) -> None:
+        """Refuse what cannot be built, before anything is written: reads the model and the calibration set.
+
+        Raises:
+            RecipeError, ModelError, MissingExtraError: as their names say.
+        """
+        _ = self.plan, self.samples
 
     def steps(self) -> list[tuple[str, Any, Step]]:
         """(name, key, function) in order; a key holds everything that the step's files depend on."""
@@ -284,28 +215,20 @@ class _Job:
 
         sample = self.samples[0]
         features = visual_features(self.adapter, self.layout, sample)
-        stream = self._stream(sample)
+        stream = self.stream(sample)
         arrays = golden_run(self.graph, stream, sample, features, self.recipe.golden_steps)
         with atomic_file(work / "golden.npz") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return {}
 
-    def _stream(self, sample: Sample) -> TokenStream:
-        from dataclasses import replace
-
+    def stream(self, sample: Sample) -> TokenStream:
+        """The tokens of a sample's first two turns, cut to what a full cache holds before the golden steps."""
         from retentive_export.export.prompts import token_stream
 
         stream = token_stream(self.adapter, self.layout, sample, turns=2)
         if self.plan.capacity is None:
             return stream
-        room = max(1, self.plan.capacity - self.recipe.golden_steps)
-        return replace(
-            stream,
-            input_ids=stream.input_ids[:room],
-            token_meta=stream.token_meta[:room],
-            position_ids=stream.position_ids[:, :room],
-            visual_rows=stream.visual_rows[:room],
-        )
+        return stream.cut(max(1, self.plan.capacity - self.recipe.golden_steps))
 
     @cached_property
     def graph(self) -> DecoderGraph:
@@ -349,14 +272,14 @@ class _Job:
                 "dtype": recipe.model.dtype,
                 "tools": _tools(),
                 "recipe": recipe.to_dict(),
-                "thresholds": recipe.thresholds.resolved(recipe.model.dtype),
+                "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.rows.dtype),
                 "generation": recipe.generation,
                 "files": files,
             }
         )
 
 
-def _locate(model: ModelSection) -> tuple[Path | str, str | None]:
+def locate(model: ModelSection) -> tuple[Path | str, str | None]:
     """Directory or hub id of the weights, and the GGUF file in it, if any."""
     if model.source == "reference-vlm":
         from retentive_export.reference_vlm import weights_dir

@@ -8,7 +8,6 @@ first and the last layer only, if the whole would exceed 32 MiB), bfloat16 as fl
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def golden_run(
         logits.append(run.step(stream, part)[0, -1].numpy())
         boundaries.append(part.stop)
     for _ in range(steps):
-        stream = _extended(stream, int(logits[-1].argmax()))
+        stream = stream.extended(int(logits[-1].argmax()))
         part = slice(len(stream.input_ids) - 1, len(stream.input_ids))
         logits.append(run.step(stream, part)[0, -1].numpy())
         boundaries.append(part.stop)
@@ -56,21 +55,6 @@ def golden_run(
             if tensor is not None:
                 arrays[name] = tensor.float().numpy()
     return arrays | _state(loop)
-
-
-def _extended(stream: TokenStream, token: int) -> TokenStream:
-    """The stream with one more text token."""
-    position = int(stream.token_meta[-1, 0]) + 1
-    rope = stream.position_ids[:, -1:].max(axis=0, keepdims=True) + 1
-    return replace(
-        stream,
-        input_ids=np.append(stream.input_ids, token),
-        token_meta=np.concatenate([stream.token_meta, np.array([[position, -1]], np.int32)]),
-        position_ids=np.concatenate(
-            [stream.position_ids, np.broadcast_to(rope, (len(stream.position_ids), 1))], axis=1
-        ),
-        visual_rows=np.append(stream.visual_rows, -1),
-    )
 
 
 def _state(loop: CacheLoop) -> dict[str, Array]:

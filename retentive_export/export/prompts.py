@@ -35,6 +35,27 @@ class TokenStream:
     position_ids: Array
     visual_rows: Array
 
+    def extended(self, token: int) -> TokenStream:
+        """The stream with one more text token."""
+        position = int(self.token_meta[-1, 0]) + 1
+        rope = self.position_ids[:, -1:].max(axis=0, keepdims=True) + 1
+        axes = len(self.position_ids)
+        return TokenStream(
+            input_ids=np.append(self.input_ids, token),
+            token_meta=np.concatenate([self.token_meta, np.array([[position, -1]], np.int32)]),
+            position_ids=np.concatenate([self.position_ids, np.broadcast_to(rope, (axes, 1))], axis=1),
+            visual_rows=np.append(self.visual_rows, -1),
+        )
+
+    def cut(self, tokens: int) -> TokenStream:
+        """The first `tokens` tokens."""
+        return TokenStream(
+            input_ids=self.input_ids[:tokens],
+            token_meta=self.token_meta[:tokens],
+            position_ids=self.position_ids[:, :tokens],
+            visual_rows=self.visual_rows[:tokens],
+        )
+
 
 def load_samples(directory: Path, frame: tuple[int, int] | None) -> list[Sample]:
     """Read `dialogues.jsonl`: one {"picture": FILE or null, "dialogue": [{"question": .., "answer": ..}, ..]} a line.

@@ -1,0 +1,118 @@
+"""Steps that a repeated build reuses: each has a key, and a record in build.json of the files it made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from retentive_export.spec.files import atomic_file
+from retentive_export.spec.manifest import FileEntry, file_entry
+
+__all__ = ["RECORD", "Progress", "Step", "StepRunner", "read_record"]
+
+RECORD = "build.json"
+Progress = Callable[[str, str], None]
+Step = Callable[[Path], dict[str, Any]]
+
+
+class StepRunner:
+    """Runs steps in `work`, reusing what a record there, or in the finished artifact, vouches for.
+
+    Args:
+        work: where steps write. finished: an earlier artifact, or nothing yet.
+        progress: called with (step, "run" | "reuse" | "done").
+
+    `files` and `facts` collect what all steps made and recorded; `ran` and `reused` name them.
+    """
+
+    def __init__(self, work: Path, finished: Path, progress: Progress) -> None:
+        self.work, self.finished, self.progress = work, finished, progress
+        self.records: dict[str, Any] = read_record(work)
+        self.earlier: dict[str, Any] = read_record(finished)
+        self.files: dict[str, FileEntry] = {}
+        self.facts: dict[str, Any] = {}
+        self.ran: list[str] = []
+        self.reused: list[str] = []
+
+    def knows(self, name: str, key: Any) -> bool:
+        """Whether a record has this step; its files are checked when it is reused."""
+        return any(records.get(name, {}).get("key") == _digest(key) for records in (self.records, self.earlier))
+
+    def run(self, name: str, key: Any, make: Step) -> None:
+        """Run one step, unless a record vouches for its files.
+
+        Args:
+            key: plain data; everything that the step's files depend on.
+            make: writes into the directory it is given, and returns facts for the record.
+        """
+        digest = _digest(key)
+        if self._intact(self.work, self.records.get(name), digest):
+            self.progress(name, "reuse")
+            self.reused.append(name)
+        elif self._intact(self.finished, self.earlier.get(name), digest):
+            self.progress(name, "reuse")
+            self.reused.append(name)
+            for file in self.earlier[name]["files"]:
+                _link(self.finished / file, self.work / file)
+            self._record(name, self.earlier[name])
+        else:
+            self.progress(name, "run")
+            self.ran.append(name)
+            stage = self.work / f".{name}"  # files join the others only when the step is through
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir()
+            facts = make(stage)
+            entries = {path.name: file_entry(path).model_dump() for path in sorted(stage.iterdir())}
+            for file in entries:
+                os.replace(stage / file, self.work / file)
+            stage.rmdir()
+            self._record(name, {"key": digest, "files": entries, "facts": facts})
+        self.facts |= self.records[name]["facts"]
+        self.files |= {file: FileEntry(**entry) for file, entry in self.records[name]["files"].items()}
+        self.progress(name, "done")
+
+    def _intact(self, directory: Path, record: Mapping[str, Any] | None, digest: str) -> bool:
+        if record is None or record["key"] != digest:
+            return False
+        return all(
+            (directory / file).is_file() and file_entry(directory / file).model_dump() == entry
+            for file, entry in record["files"].items()
+        )
+
+    def _record(self, name: str, record: dict[str, Any]) -> None:
+        self.records[name] = record
+        with atomic_file(self.work / RECORD) as stream:
+            stream.write(json.dumps(self.records, indent=1, sort_keys=True).encode())
+
+    def prune(self, keep: set[str]) -> None:
+        """Remove what earlier, different builds left in the work directory."""
+        for path in self.work.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Step -> its key, files and facts, as build.json in `directory` has them; empty if it is missing or damaged."""
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        return {name: item for name, item in record.items() if {"key", "files", "facts"} <= set(item)}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _link(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    destination.unlink(missing_ok=True)
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)
