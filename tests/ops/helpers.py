@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnxruntime as ort
-import pytest
 import torch
 
 from retentive_export.cache.step import empty_state, layer_step
@@ -38,11 +37,6 @@ GATE = GateConfig(
     beta=0.25,
 )
 SCALE = 0.35
-
-
-@pytest.fixture(params=list(GEOMETRIES))
-def geometry(request) -> CacheGeometry:
-    return GEOMETRIES[request.param]
 
 
 def random_tokens(geometry, steps, start, generator):

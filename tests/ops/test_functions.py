@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import GATE, SCALE, key_scale, random_state, random_tokens, run_function
 
 from retentive_export.cache.attention import retentive_attention
 from retentive_export.cache.gate import entropy_gate
 from retentive_export.cache.step import layer_step as reference_step
 from retentive_export.cache.transition import state_transition
 from retentive_export.ops.torch_ops import layer_step as operator_step
+from tests.ops.helpers import GATE, GEOMETRIES, SCALE, key_scale, random_state, random_tokens, run_function
 
 TOLERANCE = 1e-5
+
+
+@pytest.fixture(params=list(GEOMETRIES))
+def geometry(request):
+    return GEOMETRIES[request.param]
 
 
 def assert_close(got: torch.Tensor, want: torch.Tensor, name: str) -> None:
