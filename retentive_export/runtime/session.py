@@ -29,9 +29,14 @@ CELL_STRIDE = 65536
 
 @dataclass
 class Generation:
-    """What one answer cost: token ids, and seconds of prefill and of decode."""
+    """What one answer cost: token ids, and seconds of prefill and of decode.
+
+    finish: why it ended: "stop" (a stop token), "length" (max_new_tokens), "capacity" (a full cache is full), or ""
+    while it goes on.
+    """
 
     token_ids: list[int] = field(default_factory=list)
+    finish: str = ""
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -165,14 +170,20 @@ class Session:
             record.decode_seconds = time.perf_counter() - started
             if piece:
                 yield piece
-            if stopped or len(record.token_ids) >= limit:
+            record.finish = "stop" if stopped else self._end(len(record.token_ids), limit)
+            if record.finish:
                 break
-            self._reserve(1)
             logits = self._feed_text([token])
             self._unfed = list(close)
         if rest := stream.flush():
             yield rest
         record.decode_seconds = time.perf_counter() - started
+
+    def _end(self, generated: int, limit: int) -> str:
+        """Why an answer cannot go on, or "" if it can."""
+        if generated >= limit:
+            return "length"
+        return "capacity" if self.capacity is not None and self.tokens_seen >= self.capacity else ""
 
     def generate(self, prompt_ids: list[int], sampler: Sampler, max_new_tokens: int) -> Iterator[int]:
         """Feed raw token ids, with no template, and yield the ids that follow, the stop token included."""

@@ -130,13 +130,12 @@ def test_turns_share_the_state(text: Session, text_artifact: Path) -> None:
     twin = opened(text_artifact)
     encode = twin._encode
     stop = first[-1] in dialogue.stop_ids
-    close = dialogue.assistant_close[dialogue.assistant_stop_length :]
+    close = dialogue.assistant_close[dialogue.assistant_stop_length if stop else 0 :]  # a cut answer is closed too
     turn = dialogue.prefix + (dialogue.user_turn(encode, "Where is the cat?")[-1] or [])
     twin._feed_text(turn)
     for token in first[:-1]:
         twin._feed_text([token])
-    last = dialogue.assistant_close if stop else [first[-1], *close]
-    logits = twin._feed_text(last + (dialogue.user_turn(encode, "How many?")[-1] or []))
+    logits = twin._feed_text([first[-1], *close] + (dialogue.user_turn(encode, "How many?")[-1] or []))
     second = []
     for _ in range(6):
         second.append(int(logits[0, -1].argmax()))
@@ -248,9 +247,12 @@ def test_a_full_cache_refuses_what_does_not_fit_and_goes_on(full_artifact: Path)
     tokens = session.last.token_ids
     with pytest.raises(CapacityError):
         session.ask(LONG)
-    with pytest.raises(CapacityError):
-        session.ask("Why?", max_new_tokens=200)
+    answer = session.ask("Why?", max_new_tokens=200)  # ends where the cache does, and nothing of it is lost
+    assert session.last.finish == "capacity"
+    assert answer
     assert session.tokens_seen == 64
+    with pytest.raises(CapacityError):
+        session.ask("And then?")
     session.reset()
     session.ask("How many?", max_new_tokens=4)
     assert session.last.token_ids == tokens
