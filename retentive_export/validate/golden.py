@@ -104,7 +104,8 @@ class GoldenReport:
         state += [(f"state error: {kind}", error) for kind, error in self.state_error.items()]
         if self.state_decides:
             limited += [(name, error, self.state_limit) for name, error in state]
-        limited += [(f"vision error: {name}", error, self.state_limit) for name, error in self.vision_error.items()]
+        exact = min(self.logit_limit, self.state_limit)  # no quantised rows are in the way
+        limited += [(f"vision error: {name}", error, exact) for name, error in self.vision_error.items()]
         told = [
             Check(name="steps", value=len(self.steps)),
             Check(name="greedy agreement", value=self.agreement),

@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("sklearn")
-
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-
-from retentive_export.reference_vlm import weights_dir  # noqa: E402
-from retentive_export.reference_vlm.dialogue import Turn, all_questions, chat_text  # noqa: E402
+from retentive_export.reference_vlm import weights_dir
+from retentive_export.reference_vlm.dialogue import Turn, all_questions, chat_text
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

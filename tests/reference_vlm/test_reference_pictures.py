@@ -81,7 +81,6 @@ def test_render_refuses_what_is_no_grid_of_bitmaps(grid: Any, message: str) -> N
 
 
 def test_sampled_picture_shows_its_grid() -> None:
-    pytest.importorskip("sklearn")
     train, held_out = pictures.load_digit_sets()
     assert len(train.labels) + len(held_out.labels) == 1797
     for digits in (train, held_out):

@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("sklearn")
-
-from retentive_export.reference_vlm import dialogue, pictures, weights_dir  # noqa: E402
+from retentive_export.reference_vlm import dialogue, pictures, weights_dir
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 CPU = torch.device("cpu")
