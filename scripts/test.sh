@@ -15,5 +15,5 @@ if [ $# -gt 0 ]; then
   exec "$venv/bin/python" -m pytest "$@"
 fi
 # Two workers; the maths, the operators and the contracts must stay covered.
-exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --show-capture=no --cov-branch --cov-fail-under=95 \
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --show-capture=no --cov-branch --cov-fail-under=95 \
   --cov=retentive_export.cache --cov=retentive_export.ops --cov=retentive_export.spec
