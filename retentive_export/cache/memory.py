@@ -16,10 +16,10 @@ from torch import Tensor
 from retentive_export.cache.gate import GateDecision
 from retentive_export.cache.rows import dequantize
 from retentive_export.spec.geometry import CacheGeometry
+from retentive_export.spec.layout import CELL_STRIDE
 
 __all__ = ["MergedMemory", "absorb", "absorb_residual", "memory_rows", "route"]
 
-CELL_STRIDE = 65536
 TINY = 1e-30
 
 

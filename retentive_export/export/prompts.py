@@ -103,7 +103,7 @@ def token_stream(adapter: ModelAdapter, layout: VisionLayout | None, sample: Sam
             assert layout is not None
             ids += layout.block_ids
             visual = iter(range(layout.tokens))
-            cells += [-1 if c is None else c[0] * 65536 + c[1] for c in layout.block_cells]
+            cells += layout.cell_codes
             rows += [-1 if c is None else next(visual) for c in layout.block_cells]
             positions.append(base + np.asarray(layout.position_offsets, np.int64))
             base += layout.position_advance

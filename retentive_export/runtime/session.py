@@ -24,8 +24,6 @@ from retentive_export.spec.arrays import Array
 
 __all__ = ["Generation", "Session"]
 
-CELL_STRIDE = 65536
-
 
 @dataclass
 class Generation:
@@ -252,7 +250,7 @@ class Session:
         """Feed one frame's block: visual [tokens, hidden], deep [deep_layers, tokens, hidden]."""
         layout = self.vision
         assert layout is not None
-        cells = np.array([-1 if c is None else c[0] * CELL_STRIDE + c[1] for c in layout.block_cells], np.int32)
+        cells = np.array(layout.cell_codes, np.int32)
         positions = self._rope + np.asarray(layout.position_offsets, np.int64)
         where = np.flatnonzero(cells >= 0)
         embeds = np.zeros((len(cells), visual.shape[-1]), visual.dtype)

@@ -10,9 +10,12 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["DialogueLayout", "TextContext", "TextShape", "VisionLayout"]
+__all__ = ["CELL_STRIDE", "DialogueLayout", "TextContext", "TextShape", "VisionLayout"]
 
 Encode = Callable[[str], list[int]]
+
+CELL_STRIDE = 65536
+"""A cell (y, x) of a frame's grid is one int32, y * CELL_STRIDE + x; a text token has -1."""
 
 
 class _Layout(BaseModel):
@@ -67,6 +70,11 @@ class VisionLayout(_Layout):
     position_offsets: list[list[int]]
     position_advance: int = Field(ge=1)
     deep_layers: int = Field(default=0, ge=0)
+
+    @property
+    def cell_codes(self) -> list[int]:
+        """`block_cells` as the graphs take them: y * CELL_STRIDE + x, -1 for a text token."""
+        return [-1 if cell is None else cell[0] * CELL_STRIDE + cell[1] for cell in self.block_cells]
 
     @model_validator(mode="after")
     def _consistent(self) -> VisionLayout:
