@@ -65,7 +65,7 @@ def retentive_attention(
     """
     batch, _, steps, dim = query.shape
     q = sanitize(query).reshape(batch, geometry.kv_heads, geometry.groups * steps, dim) * scale  # [B, Hkv, GT, D]
-    k, v = sanitize(key), sanitize(value)
+    k, v = (saturate(sanitize(x), x.dtype).float() for x in (key, value))  # as they will be stored
     logits = _logits(q, k, token_meta, state, key_scale, geometry, gate)  # [B, Hkv, GT, R + T (+ 1)]
     probabilities = torch.softmax(logits, dim=-1)
     output = _weighted_values(probabilities, q, v, state, geometry)  # [B, Hkv, GT, D]

@@ -194,9 +194,11 @@ class CacheGeometry:
             add("key_rows", (rows, self.head_dim), self.dtype)
             add("value_rows", (rows, self.head_dim), self.dtype)
         if rows := self.coarse_store_rows:
-            width, code = (self.head_dim // 2, "uint8") if self.coarse_dtype == "int4" else (self.head_dim, "int8")
-            add("key_codes", (rows, width), code)
-            add("value_codes", (rows, width), code)
+            packed = self.coarse_dtype == "int4"
+            width, code = (self.head_dim // 2, "uint8") if packed else (self.head_dim, "int8")
+            zero = 0x88 if packed else 0  # code 0 in both halves of a byte: an empty row stays as it is when rewritten
+            add("key_codes", (rows, width), code, fill=zero)
+            add("value_codes", (rows, width), code, fill=zero)
             add("value_scale", (rows,), "float32")
         add("row_meta", (self.rows, 2), "int32", fill=-1)
         if self.track_importance:
