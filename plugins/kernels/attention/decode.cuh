@@ -1,0 +1,121 @@
+// Second launch with one new token: the logits that the first launch kept become outputs and statistics. The attention
+// alone ends here; the whole step (step/finish.cuh) goes on with the same pieces.
+#pragma once
+
+#include "attention/norms.cuh"
+
+namespace retentive {
+
+constexpr int kMaxGroups = 64; // query heads of a KV head, as checked on the host
+
+// Views into the attention's workspace for one KV head.
+struct SplitView {
+    const SplitStats *stats; // [queries of whole tiles, splits]
+    const SplitRows *rows;   // [splits]
+    const float *partial;    // [G T, splits, D]
+    const float *logits;     // [G, logit_stride], T = 1 only
+    int splits, logit_stride;
+
+    __device__ __forceinline__ SplitView(const Shape &s, const AttentionPlan &plan, const AttentionWorkspace &at,
+                                         const void *workspace, int bh)
+        : splits(plan.splits), logit_stride(at.logit_stride) {
+        const char *base = static_cast<const char *>(workspace);
+        stats = reinterpret_cast<const SplitStats *>(base + at.stats) +
+                size_t(bh) * plan.query_tiles * kTileQueries * splits;
+        rows = reinterpret_cast<const SplitRows *>(base + at.rows) + size_t(bh) * splits;
+        partial = reinterpret_cast<const float *>(base + at.partial) + size_t(bh) * s.GT * splits * s.D;
+        logits = reinterpret_cast<const float *>(base + at.logits) + size_t(bh) * s.GT * logit_stride;
+    }
+};
+
+// What a block knows of its head: shared memory, filled by load().
+struct DecodeHead {
+    QueryNorm norms[kMaxGroups];
+    SplitRows rows;
+
+    // All threads of the block; synchronises.
+    __device__ __forceinline__ void load(const Shape &s, const SplitView &view, const RetentiveGate &gate, int2 token) {
+        const int warp = warp_index(), warps = blockDim.x / kWarpSize;
+        const SplitRows sum = sum_rows(view.rows, view.splits);
+        const bool valid = token.x >= 0, text = valid && token.y < 0;
+        const QueryToken query = {valid, text, valid && !text, 1.0f, 1.0f};
+#pragma unroll 1
+        for (int g = warp; g < s.G; g += warps) {
+            const Running all = gather_splits(view.stats + size_t(g) * view.splits, view.splits);
+            if (threadIdx.x % kWarpSize == 0) norms[g] = norm_of(all, query, sum.visual, gate, s.G);
+        }
+        if (threadIdx.x == 0) rows = sum;
+        __syncthreads();
+    }
+
+    // Mean over text queries, of which there is the group's or none.
+    __device__ __forceinline__ float visual_entropy(int groups) const {
+        float sum = 0.0f;
+#pragma unroll 1
+        for (int g = 0; g < groups; ++g) sum += norms[g].text * norms[g].entropy;
+        return sum / float(groups);
+    }
+
+    __device__ __forceinline__ void column(const SplitView &view, int groups, int column, bool visual, float &received,
+                                           float &surprise) const {
+        received = surprise = 0.0f;
+#pragma unroll 2
+        for (int g = 0; g < groups; ++g)
+            add_column(norms[g], view.logits[size_t(g) * view.logit_stride + column], visual, received, surprise);
+    }
+};
+
+// Four adjacent channels of a query at a time: a warp adds up their splits. Spread over `blocks` blocks.
+template <typename Element>
+__device__ __forceinline__ void decode_output(const Shape &s, const SplitView &view, const DecodeHead &head, int block,
+                                              int blocks, Element *output) {
+    const int warps = blockDim.x / kWarpSize, lane = threadIdx.x % kWarpSize, quads = s.D / 4;
+#pragma unroll 1
+    for (int item = block * warps + warp_index(); item < s.G * quads; item += blocks * warps) {
+        const int g = item / quads, channel = item % quads * 4;
+        float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 2
+        for (int i = lane; i < view.splits; i += kWarpSize) {
+            const size_t at = size_t(g) * view.splits + i;
+            const float factor = power_of_2(view.stats[at].maximum - head.norms[g].maximum);
+            const float4 part = *reinterpret_cast<const float4 *>(view.partial + at * s.D + channel);
+            sum.x += factor * part.x, sum.y += factor * part.y, sum.z += factor * part.z, sum.w += factor * part.w;
+        }
+        const float inverse = head.norms[g].inverse / kProbabilityScale<Element>;
+        const float x[4] = {warp_sum(sum.x) * inverse, warp_sum(sum.y) * inverse, warp_sum(sum.z) * inverse,
+                            warp_sum(sum.w) * inverse};
+        if (lane < 4)
+            output[size_t(g) * s.D + channel + lane] = from_float<Element>(lane == 0   ? x[0]
+                                                                           : lane == 1 ? x[1]
+                                                                           : lane == 2 ? x[2]
+                                                                                       : x[3]);
+    }
+}
+
+// Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv).
+template <typename Element>
+__global__ void __launch_bounds__(kFinishThreads)
+    attention_decode(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
+                     const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
+    __shared__ DecodeHead head;
+    const SplitView view(shape, plan, at, params.workspace, int(blockIdx.y));
+    const int bh = blockIdx.y;
+
+    let_next_kernel_start();
+    wait_for_previous_kernel();
+    const int2 token = load_meta(params.token_meta, size_t(bh / shape.Hkv));
+    head.load(shape, view, params.gate, token);
+    if (int(blockIdx.x) >= at.column_blocks)
+        return decode_output(shape, view, head, blockIdx.x - at.column_blocks, at.output_blocks,
+                             static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
+    for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < shape.columns; c += at.column_blocks * blockDim.x) {
+        const int2 meta = c < shape.R ? load_meta(params.state.row_meta, size_t(bh) * shape.R + c) : token;
+        float received, surprise;
+        head.column(view, shape.G, c, meta.x >= 0 && meta.y >= 0, received, surprise);
+        params.received[size_t(bh) * shape.columns + c] = received;
+        params.surprise[size_t(bh) * shape.columns + c] = surprise;
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) params.visual_entropy[bh] = head.visual_entropy(shape.G);
+}
+
+} // namespace retentive

@@ -1,0 +1,56 @@
+// What the splits of a query add up to, and what follows for a column: its probability and its part of the entropy.
+#pragma once
+
+#include "attention/running.cuh"
+
+namespace retentive {
+
+constexpr float kLogTiny = -69.07755278982137f; // ln kTiny
+
+// A query's own token. The kept shares are decay^(valid tokens after it).
+struct QueryToken {
+    bool valid, text;
+    int visual; // new visual tokens up to it
+    float importance_kept, entropy_kept;
+};
+
+// `rows_visual`: visual rows of the state.
+__device__ __forceinline__ QueryNorm norm_of(const Running &all, const QueryToken &token, float rows_visual,
+                                             const RetentiveGate &gate, int groups) {
+    QueryNorm norm;
+    norm.maximum = all.maximum;
+    norm.inverse = 1.0f / all.sum;
+    const float inverse_visual = norm.inverse / fmaxf(all.visual * norm.inverse, kTiny);
+    norm.log_visual = logf(inverse_visual);
+    const float received = token.valid ? gate.importance_gain * token.importance_kept / float(groups) : 0.0f;
+    const float surprise = token.text ? gate.entropy_gain * token.entropy_kept / float(groups) : 0.0f;
+    norm.received_factor = received * norm.inverse, norm.surprise_factor = surprise * inverse_visual;
+    norm.text = token.text ? 1.0f : 0.0f;
+    const float entropy = -inverse_visual * (all.weighted + all.visual * norm.log_visual);
+    norm.entropy = fmaxf(entropy, 0.0f) / logf(fmaxf(rows_visual + float(token.visual), 2.0f));
+    norm.local_received = norm.received_factor * all.local;
+    const float local = -inverse_visual * (all.local_weighted + all.local_visual * norm.log_visual);
+    norm.local_surprise = surprise * fmaxf(local, 0.0f);
+    return norm;
+}
+
+// What a query gives to a column with the base-2 logit `s`.
+__device__ __forceinline__ void add_column(const QueryNorm &norm, float s, bool visual, float &received,
+                                           float &surprise) {
+    const float distance = s - norm.maximum, e = power_of_2(distance);
+    received += norm.received_factor * e;
+    const float log_share = fmaxf(distance * kLn2 + norm.log_visual, kLogTiny);
+    if (visual) surprise -= norm.surprise_factor * e * log_share;
+}
+
+// Sum over a head's splits, in order.
+__device__ __forceinline__ SplitRows sum_rows(const SplitRows *splits, int count) {
+    SplitRows sum = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int i = threadIdx.x % kWarpSize; i < count; i += kWarpSize) {
+        sum.importance += splits[i].importance, sum.entropy += splits[i].entropy;
+        sum.occupied += splits[i].occupied, sum.visual += splits[i].visual;
+    }
+    return SplitRows{warp_sum(sum.importance), warp_sum(sum.entropy), warp_sum(sum.occupied), warp_sum(sum.visual)};
+}
+
+} // namespace retentive

@@ -1,0 +1,256 @@
+// First launch of the attention: each block attends to a part of the rows ("split") for one or four tiles of 8 queries.
+//
+// A warp takes 16 rows at a time (warp.cuh), keeps a running softmax and the sums that the entropy gate's statistics
+// need. With few queries (decode) the warps of a block share its rows and add up at the end; with many (prefill) each
+// warp has its own queries and the rows come from the L1 cache for all but one.
+#pragma once
+
+#include <type_traits>
+
+#include "attention/warp.cuh"
+
+namespace retentive {
+
+// alone: each warp has queries of its own. The others: the warps share a query tile and take turns at the rows; staged:
+// rows come through shared memory, which needs rows that begin at multiples of 16 bytes; direct: any rows.
+enum class Mode { alone, staged, direct };
+
+// Shared memory: per query tile of the block the exact operands, and the coarse ones where there are coarse rows; with
+// rows per warp, staged rows, and after the last tile the warps' sums in their place.
+template <typename Element, int kDim, Mode kMode> struct PartialShared {
+    static constexpr bool kRowsPerWarp = kMode != Mode::alone;
+    static constexpr int kQueryBytes = Traits<Element>::kTerms * QueryTile<kDim>::kTermSize * 2;
+    static constexpr int kStageBytes = kMode == Mode::staged ? Staged<kDim * 2>::kBytes : 0; // of a warp
+    static constexpr int kSumBytes = kTileQueries * kDim * int(sizeof(float));               // of a warp
+    static constexpr int kWarpBytes = kStageBytes > kSumBytes ? kStageBytes : kSumBytes;
+
+    static __host__ __device__ __forceinline__ int query_bytes(const Shape &s) {
+        return (kRowsPerWarp ? 1 : kAttentionWarps) * (s.F > 0 ? 2 : 1) * kQueryBytes;
+    }
+    static size_t bytes(const Shape &s) {
+        return size_t(query_bytes(s)) + (kRowsPerWarp ? kAttentionWarps * kWarpBytes : 0);
+    }
+};
+
+// Channels 64 h + 16 t .. + 15 of query g: what a lane's sums are, the two operand rows of a query added up.
+template <int kSets> __device__ __forceinline__ void store_sums(const float (&sums)[kSets][8][4], int dim, float *to) {
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < kSets; ++h)
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+            const int channel = 64 * h + 16 * t + 8 * part;
+            if (channel >= dim) continue;
+#pragma unroll
+            for (int j = 0; j < 8; j += 4) {
+                float4 x;
+                x.x = sums[h][j][part] + sums[h][j][part + 2];
+                x.y = sums[h][j + 1][part] + sums[h][j + 1][part + 2];
+                x.z = sums[h][j + 2][part] + sums[h][j + 2][part + 2];
+                x.w = sums[h][j + 3][part] + sums[h][j + 3][part + 2];
+                *reinterpret_cast<float4 *>(to + channel + j) = x;
+            }
+        }
+}
+
+// A warp's way through its tiles. kBits: 4 or 8, of the coarse rows; 0: there are none; kAnyBits: whatever there is.
+constexpr int kAnyBits = -1;
+template <typename Element, int kDim, Mode kMode, int kBits> struct Attending {
+    using Warp = Partial<Element, kDim>;
+    using Operand = typename Traits<Element>::Operand;
+    using Plain = std::conditional_t<kMode == Mode::alone, Prefetched, Direct>;
+    template <int kRowBytes> using Feed = std::conditional_t<kMode == Mode::staged, Staged<kRowBytes>, Plain>;
+
+    Warp &warp;
+    const TileTurn turn;
+    Feed<kDim * 2> exact_feed;
+    Feed<kDim> feed8;
+    Feed<kDim / 2> feed4;
+
+    // `memory`: of the warp, where rows are staged.
+    __device__ __forceinline__ Attending(Warp &mine, const TileTurn &order, char *memory)
+        : warp(mine), turn(order), exact_feed(memory), feed8(memory), feed4(memory) {}
+
+    // Send for the first rows; no queries are needed yet.
+    __device__ __forceinline__ void start(bool statistics) {
+        const AttentionPlan &plan = warp.plan;
+        const int exact = turn.first(0), coarse = turn.first(plan.exact_tiles);
+        const bool has_exact = exact < plan.exact_tiles;
+        if (!has_exact && (kBits == 0 || coarse >= plan.coarse_tiles)) return;
+        const Source from = has_exact ? warp.exact_rows() : warp.coarse_rows();
+        const int tile = has_exact ? exact : coarse;
+        if (has_exact)
+            exact_feed.start(from, tile);
+        else if (has8())
+            feed8.start(from, tile);
+        else
+            feed4.start(from, tile);
+        warp.early = warp.load_words(from, tile, statistics);
+        warp.has_early = true;
+    }
+
+    // factors: of the exact and of the coarse queries. `statistics`: sum importance and entropy over the rows.
+    __device__ __forceinline__ void attend(const Operand *queries, const __nv_bfloat16 *coarse_queries,
+                                           const float (&factors)[2], bool statistics) {
+        const AttentionPlan &plan = warp.plan;
+#pragma unroll 1
+        for (int part = 0; part < 2;
+             ++part) { // one piece of code for exact rows and for new tokens, with the coarse rows between
+            if constexpr (kBits != 0)
+                if (part == 1) {
+                    warp.query_factor = factors[1];
+                    coarse_tiles(coarse_queries, turn.first(plan.exact_tiles), plan.coarse_tiles, statistics);
+                }
+            warp.query_factor = factors[0];
+            const Source rows = part == 0 ? warp.exact_rows() : warp.fresh_rows();
+            const int first = turn.first(part == 0 ? 0 : plan.exact_tiles + plan.coarse_tiles);
+            warp.template tiles<ExactRows<Element, kDim>>(rows, exact_feed, queries, first,
+                                                          part == 0 ? plan.exact_tiles : plan.fresh_tiles, turn.readers,
+                                                          statistics);
+        }
+    }
+
+  private:
+    __device__ __forceinline__ bool has8() const {
+        return kBits == kAnyBits ? warp.params.geometry.coarse_dtype == RETENTIVE_INT8 : kBits == 8;
+    }
+
+    __device__ __forceinline__ void coarse_tiles(const __nv_bfloat16 *queries, int first, int last, bool statistics) {
+        if (first >= last) return;
+        if constexpr (kBits != 4)
+            if (has8())
+                warp.template tiles<CoarseRows<kDim, 8>>(warp.coarse_rows(), feed8, queries, first, last, turn.readers,
+                                                         statistics);
+        if constexpr (kBits != 8)
+            if (!has8())
+                warp.template tiles<CoarseRows<kDim, 4>>(warp.coarse_rows(), feed4, queries, first, last, turn.readers,
+                                                         statistics);
+    }
+};
+
+// The warps' sums of a query tile become the split's; kStride floats lie between two warps' sums.
+template <int kDim, int kStride>
+__device__ __forceinline__ void join_warps(const Shape &s, const AttentionPlan &plan, int bh, int query_tile, int split,
+                                           const SplitStats (&warp_stats)[kAttentionWarps][kTileQueries],
+                                           const float *warp_sums, SplitStats *stats, float *partial) {
+    const int queries = min(kTileQueries, s.GT - query_tile * kTileQueries);
+    float *to = partial + ((size_t(bh) * s.GT + query_tile * kTileQueries) * plan.splits + split) * s.D;
+#pragma unroll 1
+    for (int q = 0; q < queries; ++q, to += size_t(plan.splits) * s.D) {
+        float factors[kAttentionWarps], top = warp_stats[0][q].maximum;
+#pragma unroll
+        for (int w = 1; w < kAttentionWarps; ++w) top = fmaxf(top, warp_stats[w][q].maximum);
+#pragma unroll
+        for (int w = 0; w < kAttentionWarps; ++w) factors[w] = power_of_2(warp_stats[w][q].maximum - top);
+        for (int d = threadIdx.x; d < s.D; d += kAttentionWarps * kWarpSize) {
+            float x = 0.0f;
+#pragma unroll
+            for (int w = 0; w < kAttentionWarps; ++w) x += factors[w] * warp_sums[w * kStride + q * kDim + d];
+            to[d] = x;
+        }
+    }
+    if (threadIdx.x < queries) {
+        Running all;
+        for (int w = 0; w < kAttentionWarps; ++w) all.maximum = fmaxf(all.maximum, warp_stats[w][threadIdx.x].maximum);
+        for (int w = 0; w < kAttentionWarps; ++w) all.add(warp_stats[w][threadIdx.x]);
+        const size_t query = (size_t(bh) * plan.query_tiles + query_tile) * kTileQueries + threadIdx.x;
+        stats[query * plan.splits + split] = all.stats();
+    }
+}
+
+// Blocks on a multiprocessor: what the registers allow without spilling.
+template <typename Element, int kDim, Mode kMode>
+constexpr int kPartialBlocks = kDim > 128              ? (kMode == Mode::staged ? 2 : 1)
+                               : kMode == Mode::staged ? 4
+                                                       : (sizeof(Element) == 4 || kDim > 64 ? 2 : 3);
+
+// `statistics`: also sum importance and entropy over the rows, for the whole step.
+template <typename Element, int kDim, Mode kMode, int kBits>
+__global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<Element, kDim, kMode>))
+    attention_partial(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
+                      const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
+                      const bool statistics) {
+    using Operand = typename Traits<Element>::Operand;
+    using Layout = PartialShared<Element, kDim, kMode>;
+    constexpr bool kRowsPerWarp = Layout::kRowsPerWarp;
+    extern __shared__ __align__(16) char shared[];
+    __shared__ float factors[kAttentionWarps][2][kTileQueries];
+    __shared__ SplitStats warp_stats[kAttentionWarps][kTileQueries];
+    __shared__ SplitRows warp_rows[kAttentionWarps];
+
+    char *workspace = static_cast<char *>(params.workspace);
+    const int warp = warp_index(), lane = threadIdx.x % kWarpSize, g = lane / 4;
+    const int split = blockIdx.x, bh = blockIdx.z;
+
+    Partial<Element, kDim> mine(params, shape, plan);
+    mine.bh = bh, mine.batch = bh / shape.Hkv;
+    mine.query_tile = kRowsPerWarp ? blockIdx.y : blockIdx.y * kAttentionWarps + warp;
+    const int query = mine.query_tile * kTileQueries + g;
+    mine.logits = shape.T > 1 || query >= shape.GT
+                      ? nullptr
+                      : reinterpret_cast<float *>(workspace + at.logits) +
+                            (size_t(bh) * shape.GT + query) * at.logit_stride + 2 * (lane % 4);
+    const bool busy = mine.query_tile < plan.query_tiles;
+    const TileTurn turn = {kRowsPerWarp ? split * kAttentionWarps + warp : split,
+                           plan.splits * (kRowsPerWarp ? kAttentionWarps : 1)};
+    const bool has_coarse = kBits == kAnyBits ? shape.F > 0 : kBits != 0;
+    const int slot = kRowsPerWarp ? 0 : warp;
+    Operand *queries = reinterpret_cast<Operand *>(shared + slot * Layout::kQueryBytes);
+    __nv_bfloat16 *coarse_queries =
+        reinterpret_cast<__nv_bfloat16 *>(shared + ((kRowsPerWarp ? 1 : kAttentionWarps) + slot) * Layout::kQueryBytes);
+    char *warp_memory = shared + Layout::query_bytes(shape);
+
+    let_next_kernel_start();
+    wait_for_previous_kernel();
+
+    Attending<Element, kDim, kMode, kBits> attending(mine, turn, warp_memory + warp * Layout::kWarpBytes);
+    const bool sum_rows = statistics && mine.query_tile == 0;
+    if constexpr (kMode == Mode::staged) attending.start(sum_rows);
+    const int stager = kRowsPerWarp ? warp : 0, stagers = kRowsPerWarp ? kAttentionWarps : 1;
+    if (busy) {
+        stage_queries<Element, Operand, kDim, false>(params, shape, bh, mine.query_tile, stager, stagers, queries,
+                                                     factors[slot][0]);
+        if (has_coarse)
+            stage_queries<Element, __nv_bfloat16, kDim, true>(params, shape, bh, mine.query_tile, stager, stagers,
+                                                              coarse_queries, factors[slot][1]);
+    }
+    __syncthreads();
+    if (busy) {
+        const float both[2] = {factors[slot][0][g], has_coarse ? factors[slot][1][g] : 1.0f};
+        attending.attend(queries, coarse_queries, both, sum_rows);
+    }
+    mine.running.template gather<4>();
+
+    SplitStats *stats = reinterpret_cast<SplitStats *>(workspace + at.stats);
+    float *partial = reinterpret_cast<float *>(workspace + at.partial);
+    if (!kRowsPerWarp) {
+        if (busy && query < shape.GT) {
+            if (lane % 4 == 0)
+                stats[(size_t(bh) * plan.query_tiles * kTileQueries + query) * plan.splits + split] =
+                    mine.running.stats();
+            store_sums(mine.sums, shape.D, partial + ((size_t(bh) * shape.GT + query) * plan.splits + split) * shape.D);
+        }
+    } else {
+        if (lane % 4 == 0) warp_stats[warp][g] = mine.running.stats();
+        store_sums(mine.sums, shape.D, reinterpret_cast<float *>(warp_memory + warp * Layout::kWarpBytes) + g * kDim);
+    }
+    const float importance = warp_sum(mine.importance), entropy = warp_sum(mine.entropy);
+    if (lane == 0) warp_rows[warp] = SplitRows{importance, entropy, float(mine.occupied), float(mine.visual)};
+    __syncthreads();
+
+    if (blockIdx.y == 0 && threadIdx.x == 0) {
+        SplitRows all = warp_rows[0]; // with queries of its own, every warp saw the same rows
+        if (kRowsPerWarp)
+            for (int w = 1; w < kAttentionWarps; ++w) {
+                all.importance += warp_rows[w].importance, all.entropy += warp_rows[w].entropy;
+                all.occupied += warp_rows[w].occupied, all.visual += warp_rows[w].visual;
+            }
+        reinterpret_cast<SplitRows *>(workspace + at.rows)[size_t(bh) * plan.splits + split] = all;
+        if (split == 0) reinterpret_cast<unsigned *>(workspace + at.tickets)[bh] = 0;
+    }
+    if (kRowsPerWarp)
+        join_warps<kDim, Layout::kWarpBytes / 4>(shape, plan, bh, mine.query_tile, split, warp_stats,
+                                                 reinterpret_cast<const float *>(warp_memory), stats, partial);
+}
+
+} // namespace retentive

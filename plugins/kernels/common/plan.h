@@ -1,0 +1,213 @@
+// How the kernels cut their work into blocks, and what lies where in the workspace. Host and device; no state.
+//
+// All of it follows from the geometry and T alone, never from the GPU, so that a workspace can be sized where there is
+// no GPU and results do not depend on the number of multiprocessors.
+#pragma once
+
+#include "retentive/validate.h"
+
+#if defined(__CUDACC__)
+#define RETENTIVE_HD __host__ __device__
+#else
+#define RETENTIVE_HD
+#endif
+
+namespace retentive {
+
+constexpr int kWarpSize = 32;
+constexpr int kTileRows = 16;   // rows that a warp takes at once: one k step of the value product
+constexpr int kTileQueries = 8; // queries of a tile; their rounding errors fill the other 8 rows of the 16-row operand
+constexpr int kAttentionWarps = 4;
+constexpr int kMultiprocessors = 132; // that the work is cut for; smaller GPUs take it in waves
+constexpr int kMaxSplits = 132;
+constexpr int kFinishThreads = 256;
+constexpr int kTiers = 2;
+
+RETENTIVE_HD inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+// Between 1 and `most`.
+RETENTIVE_HD inline int blocks_for(int wanted, int most) { return wanted < 1 ? 1 : wanted < most ? wanted : most; }
+RETENTIVE_HD inline size_t align_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// Sizes of one launch, all derived; the names of params.h.
+struct Shape {
+    int B, Hkv, G, D, T;
+    int X, Y, C, M, V, R; // V: visual memory rows
+    int E, F;             // rows of the exact and of the coarse store
+    int L;                // tiers
+    int BH;               // B * Hkv
+    int GT;               // queries of a KV head
+    int columns;          // R + T
+
+    RETENTIVE_HD Shape(const RetentiveGeometry &g, int steps)
+        : B(g.batch), Hkv(g.kv_heads), G(g.q_heads / g.kv_heads), D(g.head_dim), T(steps), X(g.exact_rows),
+          Y(g.coarse_rows), C(g.exact_rows + g.coarse_rows), M(g.memory_grid[0] * g.memory_grid[1] + g.recall_rows),
+          V(g.memory_grid[0] * g.memory_grid[1]), R(C + M), E(X + (g.memory_store == RETENTIVE_STORE_EXACT ? M : 0)),
+          F(Y + (g.memory_store == RETENTIVE_STORE_COARSE ? M : 0)), L((X > 0) + (Y > 0)), BH(B * Hkv), GT(G * T),
+          columns(R + T) {}
+
+    // Row number in the layer's index space of a row of the exact store; of the coarse store it is X + row.
+    RETENTIVE_HD int row_of_exact(int row) const { return row < X ? row : row + Y; }
+    // First row and number of rows of a tier.
+    RETENTIVE_HD int tier_first(int tier) const { return tier == 0 && X > 0 ? 0 : X; }
+    RETENTIVE_HD int tier_rows(int tier) const { return tier == 0 && X > 0 ? X : Y; }
+    RETENTIVE_HD int tier_of(int row) const { return L == 2 && row >= X ? 1 : 0; }
+};
+
+// Partial attention: grid (splits, query blocks, B * Hkv).
+struct AttentionPlan {
+    int query_tiles;    // tiles of kTileQueries queries
+    bool rows_per_warp; // the warps of a block share the rows of one query tile; else each has its own query tile
+    int query_blocks;   // blocks along the queries
+    int splits;         // blocks along the rows
+    int exact_tiles, coarse_tiles, fresh_tiles;
+
+    RETENTIVE_HD AttentionPlan(const Shape &s, const RetentiveGeometry &g) {
+        query_tiles = ceil_div(s.GT, kTileQueries);
+        rows_per_warp = query_tiles <= 2 || (g.dtype == RETENTIVE_FLOAT32 && s.D > 128); // what fits in shared memory
+        query_blocks = rows_per_warp ? query_tiles : ceil_div(query_tiles, kAttentionWarps);
+        exact_tiles = ceil_div(s.E, kTileRows);
+        coarse_tiles = ceil_div(s.F, kTileRows);
+        fresh_tiles = ceil_div(s.T, kTileRows);
+        const int tiles = exact_tiles + coarse_tiles + fresh_tiles;
+        const int resident = g.dtype == RETENTIVE_FLOAT32 || s.D > 128 ? 2
+                             : rows_per_warp                           ? 4
+                                                                       : 3; // blocks, kPartialBlocks
+        splits = blocks_for(resident * kMultiprocessors / (s.BH * query_blocks),
+                            rows_per_warp ? ceil_div(tiles, kAttentionWarps) : ceil_div(tiles, 16));
+        if (splits > kMaxSplits) splits = kMaxSplits;
+    }
+};
+
+// Tiles are dealt out in turn, in the order exact, coarse, fresh: the readers of a head move over its rows side by
+// side, which keeps them in the same pages of memory, and each gets its share of every kind.
+struct TileTurn {
+    int number, readers; // of this reader: a block, or a warp of it
+
+    // First tile of a kind before which there are `origin` tiles; then every `readers`-th.
+    RETENTIVE_HD int first(int origin) const {
+        const int turn = number - origin % readers;
+        return turn < 0 ? turn + readers : turn;
+    }
+};
+
+// What a split knows of one query: base-2 logits' maximum, and sums of e = 2^(s - maximum) over its columns.
+struct alignas(16) SplitStats {
+    float maximum;
+    float sum;            // e, all columns
+    float visual;         // e, visual columns
+    float weighted;       // e (s - maximum) ln 2, visual columns
+    float local;          // e, local rows
+    float local_visual;   // e, visual local rows
+    float local_weighted; // e (s - maximum) ln 2, visual local rows
+    float unused;
+};
+
+// What a split knows of its rows, whatever the query.
+struct alignas(16) SplitRows {
+    float importance; // sum over the occupied local rows, before this step
+    float entropy;
+    float occupied; // occupied local rows
+    float visual;   // visual rows, memory included
+};
+
+// Normalisers of one query, and what it adds to the statistics.
+struct alignas(8) QueryNorm {
+    float maximum;         // base-2
+    float inverse;         // 1 / sum: probability = e inverse
+    float log_visual;      // share of the attention to visual rows = e 2^(log_visual / ln 2)
+    float received_factor; // of e: gain, decay, 1 / G and inverse; 0 for padding
+    float surprise_factor; // of e ln share: likewise with the visual sum; 0 unless the token is text
+    float entropy;         // visual entropy over its maximum
+    float text;            // 1 for a text token, else 0
+    float local_received;  // weighted sums over the local rows
+    float local_surprise;
+};
+
+// Smallest keys of one block's rows, per tier: (order << 32) | row.
+struct alignas(16) BlockMinimum {
+    unsigned long long key[kTiers];
+};
+
+// Byte offsets into the workspace of the attention; the decode step also uses tickets and minima.
+struct AttentionWorkspace {
+    size_t stats, rows, partial, logits, norms, tickets, minima, total;
+    int logit_stride; // floats from one query's logits to the next one's
+    int column_blocks; // of the second launch, per head: blocks over the columns, and behind them blocks over the outputs
+    int output_blocks;
+
+    RETENTIVE_HD AttentionWorkspace(const Shape &s, const AttentionPlan &p) {
+        size_t at = 0;
+        const size_t queries = size_t(s.BH) * p.query_tiles * kTileQueries;
+        stats = at, at = align_up(at + queries * p.splits * sizeof(SplitStats));
+        rows = at, at = align_up(at + size_t(s.BH) * p.splits * sizeof(SplitRows));
+        partial = at, at = align_up(at + size_t(s.BH) * s.GT * p.splits * s.D * sizeof(float));
+        logit_stride = ceil_div(s.columns, 4) * 4;
+        logits = at, at = align_up(at + (s.T == 1 ? size_t(s.BH) * s.GT * logit_stride * sizeof(float) : 0));
+        norms = at, at = align_up(at + size_t(s.BH) * s.GT * sizeof(QueryNorm));
+        tickets = at, at = align_up(at + size_t(s.BH) * sizeof(unsigned));
+        column_blocks = blocks_for(2 * kMultiprocessors / s.BH, ceil_div(s.columns, kFinishThreads));
+        output_blocks = blocks_for(kMultiprocessors / s.BH, ceil_div(s.G * s.D / 4, kFinishThreads / kWarpSize));
+        minima = at, at = align_up(at + size_t(s.BH) * column_blocks * sizeof(BlockMinimum));
+        total = at;
+    }
+};
+
+struct GateWorkspace {
+    size_t sums, tickets, minima, total;
+    int blocks;
+
+    RETENTIVE_HD explicit GateWorkspace(const Shape &s) {
+        blocks = blocks_for(2 * kMultiprocessors / s.BH, ceil_div(s.C + s.T, kFinishThreads));
+        size_t at = 0;
+        sums = at, at = align_up(at + size_t(s.BH) * blocks * sizeof(SplitRows));
+        tickets = at, at = align_up(at + size_t(s.BH) * sizeof(unsigned));
+        minima = at, at = align_up(at + size_t(s.BH) * blocks * sizeof(BlockMinimum));
+        total = at;
+    }
+};
+
+// Tokens on their way out of the last tier, T > 1 only.
+struct TransitionWorkspace {
+    size_t keys, values, meta, targets, weights, total;
+
+    RETENTIVE_HD explicit TransitionWorkspace(const Shape &s) {
+        const size_t tokens = s.T > 1 ? size_t(s.BH) * s.T : 0;
+        size_t at = 0;
+        keys = at, at = align_up(at + tokens * s.D * sizeof(float));   // [B, Hkv, T, D]
+        values = at, at = align_up(at + tokens * s.D * sizeof(float)); // [B, Hkv, T, D]
+        meta = at, at = align_up(at + tokens * 2 * sizeof(int32_t));   // [B, Hkv, T, 2], position < 0: nobody left
+        targets = at, at = align_up(at + tokens * sizeof(int32_t));    // [B, Hkv, T] memory row, or -1
+        weights = at, at = align_up(at + tokens * sizeof(float));      // [B, Hkv, T] in the matrix state
+        total = at;
+    }
+};
+
+// The step with T > 1 runs the three operators one after the other, with their results between them in the workspace.
+struct StepWorkspace {
+    size_t attention, gate, transition, received, surprise, visual_entropy, victims, importance, entropy, absorption,
+        retention, total;
+
+    RETENTIVE_HD StepWorkspace(const Shape &s, const AttentionPlan &p) {
+        size_t at = 0;
+        attention = at, at = align_up(at + AttentionWorkspace(s, p).total);
+        if (s.T == 1) {
+            gate = transition = received = surprise = visual_entropy = victims = importance = entropy = absorption =
+                retention = at;
+            total = at;
+            return;
+        }
+        gate = at, at = align_up(at + GateWorkspace(s).total);
+        transition = at, at = align_up(at + TransitionWorkspace(s).total);
+        received = at, at = align_up(at + size_t(s.BH) * s.columns * sizeof(float));
+        surprise = at, at = align_up(at + size_t(s.BH) * s.columns * sizeof(float));
+        visual_entropy = at, at = align_up(at + size_t(s.BH) * sizeof(float));
+        victims = at, at = align_up(at + size_t(s.BH) * s.L * s.T * sizeof(int64_t));
+        importance = at, at = align_up(at + size_t(s.BH) * (s.C + s.T) * sizeof(float));
+        entropy = at, at = align_up(at + size_t(s.BH) * (s.C + s.T) * sizeof(float));
+        absorption = at, at = align_up(at + size_t(s.BH) * s.T * sizeof(float));
+        retention = at, at = align_up(at + size_t(s.BH) * sizeof(float));
+        total = at;
+    }
+};
+
+} // namespace retentive

@@ -1,0 +1,217 @@
+// Second launch of a decode step: outputs, statistics, the victims and the state transition. Some blocks of a head have
+// its columns, the others its outputs; the last of the first kind to finish moves the rows.
+#pragma once
+
+#include "attention/decode.cuh"
+#include "gate/score.cuh"
+#include "transition/move.cuh"
+
+namespace retentive {
+
+static_assert(kFinishThreads == kMoveThreads, "the last block moves the rows");
+
+// Some columns of one thread, `stride` apart: everything that is read of them, in flight at once.
+struct ColumnBatch {
+    static constexpr int kColumns = 4, kGroups = 4;
+
+    int2 meta[kColumns];
+    float importance[kColumns], entropy[kColumns];
+    float logits[kGroups][kColumns]; // of the first query heads
+
+    __device__ __forceinline__ void load(const RetentiveStepParams &params, const Shape &s, const SplitView &view,
+                                         int bh, int first, int stride) {
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) {
+            const int c = first + i * stride;
+            if (c >= s.C) continue;
+            meta[i] = load_meta(params.state.row_meta, size_t(bh) * s.R + c);
+            const size_t row = size_t(bh) * s.C + c;
+            importance[i] = params.geometry.track_importance ? params.state.importance[row] : 0.0f;
+            entropy[i] = params.geometry.track_entropy ? params.state.entropy[row] : 0.0f;
+        }
+        load_logits(s, view, 0, first, stride);
+    }
+
+    // Of query heads group .. group + 3.
+    __device__ __forceinline__ void load_logits(const Shape &s, const SplitView &view, int group, int first,
+                                                int stride) {
+        const float *from = view.logits + size_t(group) * view.logit_stride + first;
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g, from += view.logit_stride) {
+            if (group + g >= s.G) break;
+#pragma unroll
+            for (int i = 0; i < kColumns; ++i)
+                if (first + i * stride < s.C) logits[g][i] = from[i * stride];
+        }
+    }
+};
+
+// Statistics of the local rows and of the new token, in place; the smallest leaving key of each tier.
+struct DecodeGate {
+    const RetentiveStepParams &params;
+    const Shape &s;
+    const SplitView &view;
+    const DecodeHead &head;
+    ScoreScale scale;
+    int bh;
+    int2 token;
+    float importance_kept, entropy_kept;
+
+    __device__ __forceinline__ DecodeGate(const RetentiveStepParams &p, const Shape &shape, const SplitView &splits,
+                                          const DecodeHead &loaded, int number, int2 meta)
+        : params(p), s(shape), view(splits), head(loaded), scale(sums(p, loaded, shape.G, meta.x >= 0, meta.x)),
+          bh(number), token(meta), importance_kept(kept(p.gate.importance_decay, meta.x >= 0)),
+          entropy_kept(kept(p.gate.entropy_decay, meta.x >= 0)) {}
+
+    // `batch`: the thread's first columns.
+    __device__ __forceinline__ void update(ColumnBatch &batch, int first, int stride,
+                                           unsigned long long (&least)[kTiers]) const {
+        while (true) {
+            use(batch, first, stride, least);
+            first += ColumnBatch::kColumns * stride;
+            if (first >= s.C) return;
+            batch.load(params, s, view, bh, first, stride);
+        }
+    }
+
+    // The new token's own statistics.
+    __device__ __forceinline__ float2 fresh() const {
+        float received, surprise;
+        head.column(view, s.G, s.R, token.x >= 0 && token.y >= 0, received, surprise);
+        return make_float2(params.geometry.track_importance ? received : 0.0f,
+                           params.geometry.track_entropy ? surprise : 0.0f);
+    }
+
+  private:
+    __device__ __forceinline__ void use(ColumnBatch &batch, int first, int stride,
+                                        unsigned long long (&least)[kTiers]) const {
+        float received[ColumnBatch::kColumns] = {}, surprise[ColumnBatch::kColumns] = {};
+#pragma unroll 1
+        for (int group = 0; group < s.G; group += ColumnBatch::kGroups) {
+            if (group > 0) batch.load_logits(s, view, group, first, stride);
+#pragma unroll
+            for (int g = 0; g < ColumnBatch::kGroups; ++g) {
+                if (group + g >= s.G) break;
+                const QueryNorm norm = head.norms[group + g];
+#pragma unroll
+                for (int i = 0; i < ColumnBatch::kColumns; ++i)
+                    if (first + i * stride < s.C)
+                        add_column(norm, batch.logits[g][i], batch.meta[i].x >= 0 && batch.meta[i].y >= 0, received[i],
+                                   surprise[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < ColumnBatch::kColumns; ++i)
+            if (first + i * stride < s.C)
+                settle(first + i * stride, batch.meta[i].x, batch.importance[i] * importance_kept + received[i],
+                       batch.entropy[i] * entropy_kept + surprise[i], least);
+    }
+
+    __device__ __forceinline__ void settle(int c, int position, float importance, float entropy,
+                                           unsigned long long (&least)[kTiers]) const {
+        const size_t row = size_t(bh) * s.C + c;
+        if (params.geometry.track_importance)
+            params.state.importance[row] = importance;
+        else
+            importance = 0.0f;
+        if (params.geometry.track_entropy)
+            params.state.entropy[row] = entropy;
+        else
+            entropy = 0.0f;
+        const unsigned long long key =
+            leaving_key(params.geometry, params.gate, scale, c, position, importance, entropy);
+        if (s.tier_of(c) == 0)
+            least[0] = min(least[0], key);
+        else
+            least[1] = min(least[1], key);
+    }
+
+    static __device__ __forceinline__ float kept(float decay, bool valid) { return valid ? decay : 1.0f; }
+
+    // The updated statistics' sums follow from those of the splits; nothing need be read twice.
+    static __device__ __forceinline__ ScoreScale sums(const RetentiveStepParams &p, const DecodeHead &head, int groups,
+                                                      bool valid, int newest) {
+        float importance = 0.0f, entropy = 0.0f;
+#pragma unroll 1
+        for (int g = 0; g < groups; ++g)
+            importance += head.norms[g].local_received, entropy += head.norms[g].local_surprise;
+        importance += head.rows.importance * kept(p.gate.importance_decay, valid);
+        entropy += head.rows.entropy * kept(p.gate.entropy_decay, valid);
+        return ScoreScale(p.geometry.track_importance ? importance : 0.0f, p.geometry.track_entropy ? entropy : 0.0f,
+                          head.rows.occupied, newest);
+    }
+};
+
+// Where a step's statistics are: the state itself, and for the new token two numbers.
+struct StepStatistics {
+    float *importance, *entropy; // [C] or nullptr
+    float2 fresh;
+
+    __device__ __forceinline__ float2 of_token(int) const { return fresh; }
+    __device__ __forceinline__ float2 of_row(int row) const {
+        return make_float2(importance != nullptr ? importance[row] : 0.0f, entropy != nullptr ? entropy[row] : 0.0f);
+    }
+    __device__ __forceinline__ void set(int row, float2 x) const {
+        if (importance != nullptr) importance[row] = x.x;
+        if (entropy != nullptr) entropy[row] = x.y;
+    }
+};
+
+// The transition of one head; all threads of one block. kMemory: what leaves the last tier goes on into a memory.
+template <typename Element, bool kMemory>
+__device__ __forceinline__ void move_rows(const RetentiveStepParams &params, const DecodeGate &gate, const Token &fresh,
+                                          float2 fresh_statistics, const int (&victims)[kTiers], MoveShared &shared) {
+    const Shape &s = gate.s;
+    const size_t now = size_t(gate.bh) * s.C;
+    const StepStatistics statistics{params.geometry.track_importance ? params.state.importance + now : nullptr,
+                                    params.geometry.track_entropy ? params.state.entropy + now : nullptr,
+                                    fresh_statistics};
+    const int last = s.L == 2 ? victims[1] : victims[0];
+    const HeadRows<Element> rows(params.geometry, params.state, s, params.key_scale, gate.bh, shared);
+    const float importance = statistics.of_row(last).x; // before the row is overwritten behind demote's barrier
+    const int position = rows.meta(last)[0];
+    const Token token =
+        demote(rows, fresh, 0, statistics, [&](int tier) { return tier == 0 ? victims[0] : victims[1]; });
+    if (params.victims != nullptr && threadIdx.x < unsigned(s.L))
+        params.victims[size_t(gate.bh) * s.L + threadIdx.x] = threadIdx.x == 0 ? victims[0] : victims[1];
+    if constexpr (kMemory)
+        absorb(rows, token, sigmoid(params.gate.absorption, gate.scale.relative(importance, position)),
+               sigmoid(params.gate.retention, gate.head.visual_entropy(s.G)));
+}
+
+// Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv).
+template <typename Element, bool kMemory>
+__global__ void __launch_bounds__(kFinishThreads, kMemory ? 2 : 3)
+    step_finish(const __grid_constant__ RetentiveStepParams params, const __grid_constant__ Shape shape,
+                const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
+    __shared__ DecodeHead head;
+    __shared__ MoveShared shared;
+    const int bh = blockIdx.y;
+    char *workspace = static_cast<char *>(params.workspace);
+    const SplitView view(shape, plan, at, workspace, bh);
+
+    let_next_kernel_start();
+    wait_for_previous_kernel();
+    const int2 token = load_meta(params.token_meta, size_t(bh / shape.Hkv));
+    const bool has_columns = int(blockIdx.x) < at.column_blocks;
+    const int first = blockIdx.x * kFinishThreads + threadIdx.x, stride = at.column_blocks * kFinishThreads;
+    ColumnBatch batch;
+    if (has_columns) batch.load(params, shape, view, bh, first, stride);
+    head.load(shape, view, params.gate, token);
+    if (!has_columns)
+        return decode_output(shape, view, head, blockIdx.x - at.column_blocks, at.output_blocks,
+                             static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
+    const DecodeGate gate(params, shape, view, head, bh, token);
+    unsigned long long least[kTiers] = {kNoKey, kNoKey};
+    gate.update(batch, first, stride, least);
+    BlockMinimum *minima = reinterpret_cast<BlockMinimum *>(workspace + at.minima) + size_t(bh) * at.column_blocks;
+    store_minimum(least, shape.L, minima + blockIdx.x);
+    const Token fresh = new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0);
+    const float2 fresh_statistics = gate.fresh();
+    if (!is_last_block(reinterpret_cast<unsigned *>(workspace + at.tickets) + bh, at.column_blocks)) return;
+    int victims[kTiers];
+    load_victims(minima, at.column_blocks, shape.L, victims);
+    move_rows<Element, kMemory>(params, gate, fresh, fresh_statistics, victims, shared);
+}
+
+} // namespace retentive

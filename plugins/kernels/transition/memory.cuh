@@ -1,0 +1,131 @@
+// The memory: which row a token enters, and how it is merged; retentive_export/cache/memory.py.
+#pragma once
+
+#include "transition/rows.cuh"
+
+namespace retentive {
+
+constexpr float kUnused = 1e30f; // distance to a recall row that holds nothing
+constexpr int kDropped = -1;
+
+// Which of `patches` equal parts of 0 .. size holds the middle of cell `place`.
+__device__ __forceinline__ int patch_of(int place, int patches, int size) {
+    return int(min((2 * int64_t(place) + 1) * patches / (2 * int64_t(size)), int64_t(patches - 1)));
+}
+
+// Cell of memory row m's anchor, the middle of its patch; -1 for a recall row.
+__device__ __forceinline__ int anchor_of(const RetentiveGeometry &g, const Shape &s, int m) {
+    if (m >= s.V) return -1;
+    const int64_t i = m / g.memory_grid[1], j = m % g.memory_grid[1];
+    const int64_t y = (2 * i + 1) * g.frame_grid[0] / (2 * int64_t(g.memory_grid[0]));
+    const int64_t x = (2 * j + 1) * g.frame_grid[1] / (2 * int64_t(g.memory_grid[1]));
+    return int(y * RETENTIVE_CELL_STRIDE + x);
+}
+
+template <typename Element> struct Memory {
+    const HeadRows<Element> &rows;
+
+    // Whether memory row m holds anything.
+    __device__ __forceinline__ bool occupied(int m) const {
+        return rows.meta(rows.s.C + m)[0] >= 0 && *rows.mass(m) > 0.0f;
+    }
+
+    // Text, and visual tokens where there is no visual memory, are recalled by key.
+    __device__ __forceinline__ bool recalls(int position, int cell) const {
+        return position >= 0 && rows.s.M > rows.s.V && (rows.s.V == 0 || cell < 0);
+    }
+
+    // Memory row of a token, or kDropped; `before`: tokens of this step that are recalled before it. All threads.
+    __device__ __forceinline__ int route(const Token &token, int before) const {
+        const RetentiveGeometry &g = rows.g;
+        if (token.visual() && rows.s.V > 0)
+            return patch_of(token.cell / RETENTIVE_CELL_STRIDE, g.memory_grid[0], g.frame_grid[0]) * g.memory_grid[1] +
+                   patch_of(token.cell % RETENTIVE_CELL_STRIDE, g.memory_grid[1], g.frame_grid[1]);
+        if (!recalls(token.position, token.cell)) return kDropped;
+        const Recall found = rows.g.memory_store == RETENTIVE_STORE_EXACT
+                                 ? recall<typename HeadRows<Element>::Eight>(token.key, rows.s.M - rows.s.V)
+                                 : recall<typename HeadRows<Element>::EightFloats>(token.key, rows.s.M - rows.s.V);
+        const int turn = found.used + before;
+        return rows.s.V + (turn < rows.s.M - rows.s.V ? turn : found.nearest);
+    }
+
+    // Recall rows in use, and the one of them whose key is nearest (the first of equals).
+    struct Recall {
+        int used, nearest;
+    };
+
+    // All threads. Four lanes share a row, in pieces of eight channels, and a warp sends for several rows before it
+    // looks at them: this is one block's work, and all latency.
+    template <typename Keys> __device__ __noinline__ Recall recall(float key, int recall_rows) const {
+        constexpr int kLanes = 4, kRows = kWarpSize / kLanes, kBatch = 4;
+        __shared__ __align__(16) float query[kMoveThreads];
+        __shared__ unsigned long long best[kMoveThreads / kWarpSize];
+        const int warp = warp_index(), warps = blockDim.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+        query[threadIdx.x] = rows.has_channel() ? key : 0.0f;
+        __syncthreads();
+        unsigned long long least = ~0ull;
+        float count = 0.0f;
+#pragma unroll 1
+        for (int first = warp * kRows; first < recall_rows; first += kBatch * warps * kRows) {
+            float distance[kBatch] = {}; // less |key|^2
+            bool used[kBatch];
+            int row[kBatch];
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) {
+                row[i] = first + i * warps * kRows + lane / kLanes;
+                const int m = rows.s.V + min(row[i], recall_rows - 1);
+                used[i] = (rows.meta(rows.s.C + m)[0] >= 0) & (*rows.mass(m) > 0.0f);
+            }
+#pragma unroll 2
+            for (int channel = lane % kLanes * 8; channel < rows.s.D; channel += kLanes * 8) {
+                Keys keys[kBatch];
+#pragma unroll
+                for (int i = 0; i < kBatch; ++i)
+                    rows.read_keys(rows.s.C + rows.s.V + min(row[i], recall_rows - 1), channel, keys[i]);
+#pragma unroll
+                for (int e = 0; e < 8; ++e)
+#pragma unroll
+                    for (int i = 0; i < kBatch; ++i) {
+                        const float x = keys[i].element(e);
+                        distance[i] += x * (x - 2.0f * query[channel + e]);
+                    }
+            }
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) {
+                distance[i] += __shfl_xor_sync(kFullWarp, distance[i], 1);
+                distance[i] += __shfl_xor_sync(kFullWarp, distance[i], 2);
+                if (row[i] >= recall_rows) continue;
+                const float rank = used[i] ? distance[i] : kUnused;
+                least = min(least, (unsigned long long)(ordered(rank + 0.0f)) << 32 | unsigned(row[i]));
+                count += used[i] && lane % kLanes == 0 ? 1.0f : 0.0f;
+            }
+        }
+        least = warp_min(least);
+        if (lane == 0) best[warp] = least;
+        const int used = int(block_sum(count, rows.shared.reduction)); // synchronises
+#pragma unroll 1
+        for (int w = 0; w < warps; ++w) least = min(least, best[w]);
+        __syncthreads();
+        return Recall{used, int(unsigned(least))};
+    }
+
+    // Row m after tokens with the weights' sum `added` and the weighted sums of this thread's channel: n' = h n + sum
+    // a, k' = (h n k + sum a k) / n', v' likewise. All threads.
+    __device__ __forceinline__ void merge(int m, float added, float key_sum, float value_sum, int newest,
+                                          float retention) const {
+        if (!(added > 0.0f)) return; // what is not touched stays bit for bit
+        const int row = rows.s.C + m;
+        const bool was_occupied = occupied(m);
+        const float kept = was_occupied ? *rows.mass(m) * retention : 0.0f;
+        const float total = fmaxf(kept + added, kTiny);
+        const Token old = rows.read(row);
+        __syncthreads();
+        rows.write(row, (old.key * kept + key_sum) / total, (old.value * kept + value_sum) / total);
+        if (threadIdx.x != 0) return;
+        *rows.mass(m) = kept + added;
+        rows.meta(row)[0] = max(newest, old.position);
+        rows.meta(row)[1] = anchor_of(rows.g, rows.s, m);
+    }
+};
+
+} // namespace retentive

@@ -1,0 +1,100 @@
+// New tokens take the victims' rows; what stood there goes on to the next tier.
+#pragma once
+
+#include "transition/memory.cuh"
+
+namespace retentive {
+
+// Importance and entropy of one head, updated: where they are read and where they go; nullptr where not tracked.
+struct Statistics {
+    const float *importance_next, *entropy_next; // [C + T]
+    float *importance, *entropy;                 // [C]
+    int local;                                   // C
+
+    __device__ __forceinline__ float2 of_token(int t) const { return of_row(local + t); }
+    __device__ __forceinline__ float2 of_row(int row) const {
+        return make_float2(importance_next[row], entropy_next[row]);
+    }
+    __device__ __forceinline__ void set(int row, float2 x) const {
+        if (importance != nullptr) importance[row] = x.x;
+        if (entropy != nullptr) entropy[row] = x.y;
+    }
+};
+
+template <typename Element>
+__device__ __forceinline__ Token new_token(const void *key, const void *value, const int32_t *token_meta,
+                                           const Shape &s, int bh, int t) {
+    Token token;
+    if (int(threadIdx.x) < s.D) {
+        const size_t i = (size_t(bh) * s.T + t) * s.D + threadIdx.x;
+        token.key = sanitize(to_float(static_cast<const Element *>(key)[i]));
+        token.value = sanitize(to_float(static_cast<const Element *>(value)[i]));
+    }
+    const int2 meta = load_meta(token_meta, size_t(bh / s.Hkv) * s.T + t);
+    token.position = meta.x, token.cell = meta.y;
+    return token;
+}
+
+// New token t through all tiers; what left the last one. `victims(tier)` is a row number, anything for padding: a row
+// that is not of the tier is ignored, and the token dropped. `statistics` as in Statistics. All threads of the block.
+template <typename Element, typename RowStatistics, typename Victims>
+__device__ __forceinline__ Token demote(const HeadRows<Element> &rows, Token token, int t,
+                                        const RowStatistics &statistics, Victims victims) {
+    Token leaving[kTiers];
+    float2 carried[kTiers + 1] = {statistics.of_token(t)};
+    int row[kTiers] = {-1, -1};
+#pragma unroll
+    for (int tier = 0; tier < kTiers; ++tier) { // all are read before the first is written
+        if (tier >= rows.s.L) break;
+        const int64_t victim = victims(tier);
+        const int first = rows.s.tier_first(tier);
+        if (victim < first || victim >= int64_t(first) + rows.s.tier_rows(tier)) continue;
+        row[tier] = int(victim);
+        leaving[tier] = rows.read(row[tier]);
+        carried[tier + 1] = statistics.of_row(row[tier]);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int tier = 0; tier < kTiers; ++tier) {
+        if (tier >= rows.s.L || !token.present()) return token;
+        if (row[tier] < 0) return Token();
+        rows.write(row[tier], token.key, token.value);
+        if (threadIdx.x == 0) {
+            *reinterpret_cast<int2 *>(rows.meta(row[tier])) = make_int2(token.position, token.cell);
+            statistics.set(row[tier], carried[tier]);
+        }
+        token = leaving[tier];
+    }
+    return token;
+}
+
+// S = h S + a k^T v for one token; all threads of the block.
+template <typename Element>
+__device__ __forceinline__ void absorb_residual(const HeadRows<Element> &rows, const Token &token, float absorption,
+                                                float retention) {
+    if (!token.present()) return;
+    const int D = rows.s.D;
+    rows.shared.nibbles[threadIdx.x] = token.key * absorption;
+    __syncthreads();
+    if (int(threadIdx.x) < D) {
+        float *state = (token.visual() ? rows.state.visual_state : rows.state.recall_state) + size_t(rows.bh) * D * D +
+                       threadIdx.x;
+        for (int i = 0; i < D; ++i)
+            state[size_t(i) * D] = state[size_t(i) * D] * retention + rows.shared.nibbles[i] * token.value;
+    }
+    __syncthreads();
+}
+
+// One token that left the last tier, into whatever memory there is.
+template <typename Element>
+__device__ __noinline__ void absorb(const HeadRows<Element> &rows, const Token &token, float absorption,
+                                    float retention) {
+    if (rows.g.readout == RETENTIVE_READOUT_RESIDUAL) absorb_residual(rows, token, absorption, retention);
+    if (rows.g.readout != RETENTIVE_READOUT_MASS || !token.present()) return;
+    const Memory<Element> memory{rows};
+    const int m = memory.route(token, 0);
+    if (m != kDropped)
+        memory.merge(m, absorption, absorption * token.key, absorption * token.value, token.position, retention);
+}
+
+} // namespace retentive

@@ -1,0 +1,166 @@
+// The rows of one KV head as a block reads and writes them: thread d has channel d. Quantisation as cache/rows.py.
+#pragma once
+
+#include "common/device.cuh"
+
+namespace retentive {
+
+constexpr int kMoveThreads = RETENTIVE_MAX_HEAD_DIM;
+
+// Shared memory of a block that moves rows.
+struct MoveShared {
+    float reduction[kMoveThreads / kWarpSize];
+    float nibbles[kMoveThreads];
+};
+
+// A token on its way: this thread's channel of key and value, and what all threads know.
+struct Token {
+    float key = 0.0f, value = 0.0f;
+    int position = -1, cell = -1;
+
+    __device__ __forceinline__ bool present() const { return position >= 0; }
+    __device__ __forceinline__ bool visual() const { return position >= 0 && cell >= 0; }
+};
+
+template <typename Element> struct HeadRows {
+    const RetentiveGeometry &g;
+    const RetentiveState &state;
+    const Shape &s;
+    const float *key_scale; // [D] or nullptr
+    int bh;
+    MoveShared &shared;
+
+    __device__ __forceinline__ HeadRows(const RetentiveGeometry &geometry, const RetentiveState &layer,
+                                        const Shape &shape, const float *scales, int head, MoveShared &scratch)
+        : g(geometry), state(layer), s(shape),
+          key_scale(scales == nullptr ? nullptr : scales + size_t(head % shape.Hkv) * shape.D), bh(head),
+          shared(scratch) {}
+
+    __device__ __forceinline__ bool has_channel() const { return int(threadIdx.x) < s.D; }
+    __device__ __forceinline__ int32_t *meta(int row) const { return state.row_meta + 2 * (size_t(bh) * s.R + row); }
+    __device__ __forceinline__ float *mass(int memory) const { return state.memory_mass + size_t(bh) * s.M + memory; }
+
+    // Whether row `row` (of the layer's row index space) is in the coarse store, and which of the store's rows it is.
+    __device__ __forceinline__ bool coarse(int row) const {
+        return row < s.C ? row >= s.X : g.memory_store == RETENTIVE_STORE_COARSE;
+    }
+    __device__ __forceinline__ size_t place(int row) const {
+        if (coarse(row))
+            return size_t(bh) * s.F + row - s.X; // memory rows stand behind the local ones in both numberings
+        return size_t(bh) * s.E + (row < s.C ? row : row - s.Y);
+    }
+
+    // Channel `d` of one row's codes: key and value.
+    __device__ __forceinline__ float2 read_channel(int row, int d) const {
+        const size_t at = place(row);
+        if (!coarse(row)) {
+            const size_t i = at * s.D + d;
+            return make_float2(to_float(static_cast<const Element *>(state.key_rows)[i]),
+                               to_float(static_cast<const Element *>(state.value_rows)[i]));
+        }
+        const float scale = state.value_scale[at];
+        return make_float2(code(state.key_codes, at, d) * key_scale[d], code(state.value_codes, at, d) * scale);
+    }
+
+    // Eight channels of a row of the exact store as they are stored, and of the coarse store.
+    struct Eight {
+        uint4 words[sizeof(Element) / 2];
+
+        __device__ __forceinline__ float element(int e) const {
+            if constexpr (sizeof(Element) == 4) {
+                const uint32_t bits[] = {words[0].x, words[0].y, words[0].z, words[0].w,
+                                         words[1].x, words[1].y, words[1].z, words[1].w};
+                return __uint_as_float(bits[e]);
+            } else {
+                const uint32_t pairs[] = {words[0].x, words[0].y, words[0].z, words[0].w};
+                Element pair[2];
+                memcpy(pair, &pairs[e / 2], sizeof pair);
+                return to_float(pair[e % 2]);
+            }
+        }
+    };
+
+    struct EightFloats {
+        float x[8];
+        __device__ __forceinline__ float element(int e) const { return x[e]; }
+    };
+
+    // Of a row's key, from `channel` on; zeros behind the last one.
+    __device__ __forceinline__ void read_keys(int row, int channel, Eight &keys) const {
+        keys = {};
+        if (channel >= s.D) return;
+        const uint4 *from =
+            reinterpret_cast<const uint4 *>(static_cast<const Element *>(state.key_rows) + place(row) * s.D + channel);
+#pragma unroll
+        for (int i = 0; i < int(sizeof(Element) / 2); ++i) keys.words[i] = from[i];
+    }
+    __device__ __forceinline__ void read_keys(int row, int channel, EightFloats &keys) const {
+        const size_t at = place(row);
+#pragma unroll
+        for (int e = 0; e < 8; ++e)
+            keys.x[e] = channel < s.D ? code(state.key_codes, at, channel + e) * key_scale[channel + e] : 0.0f;
+    }
+
+    // Nothing of it may be overwritten before the block's next barrier.
+    __device__ __forceinline__ Token read(int row) const {
+        Token token;
+        if (has_channel()) {
+            const float2 both = read_channel(row, threadIdx.x);
+            token.key = both.x, token.value = both.y;
+        }
+        const int2 where = *reinterpret_cast<const int2 *>(meta(row));
+        token.position = where.x, token.cell = where.y;
+        return token;
+    }
+
+    // Key and value alone; all threads. Other threads see it after the next barrier.
+    __device__ __forceinline__ void write(int row, float key, float value) const {
+        const size_t at = place(row);
+        if (!coarse(row)) {
+            if (!has_channel()) return;
+            const size_t i = at * s.D + threadIdx.x;
+            static_cast<Element *>(state.key_rows)[i] = from_float<Element>(key);
+            static_cast<Element *>(state.value_rows)[i] = from_float<Element>(value);
+            return;
+        }
+        write_coarse(at, key, value);
+    }
+
+  private:
+    __device__ __noinline__ void write_coarse(size_t at, float key, float value) const {
+        const float largest = block_max(has_channel() ? fabsf(value) : 0.0f, shared.reduction);
+        const float scale = __fdiv_rn(largest, level());
+        if (threadIdx.x == 0) state.value_scale[at] = scale;
+        write_codes(state.key_codes, at, has_channel() ? quantise(key, key_scale[threadIdx.x]) : 0.0f);
+        write_codes(state.value_codes, at, has_channel() ? quantise(value, scale) : 0.0f);
+    }
+
+    __device__ __forceinline__ float level() const { return g.coarse_dtype == RETENTIVE_INT4 ? 7.0f : 127.0f; }
+
+    __device__ __forceinline__ float quantise(float x, float scale) const {
+        return scale > 0.0f ? clamp(rintf(__fdiv_rn(x, scale)), -level(), level()) : 0.0f;
+    }
+
+    __device__ __forceinline__ float code(const void *codes, size_t at, int d) const {
+        if (g.coarse_dtype == RETENTIVE_INT8) return float(static_cast<const int8_t *>(codes)[at * s.D + d]);
+        const int half = s.D / 2;
+        const unsigned char *packed = static_cast<const unsigned char *>(codes) + at * half;
+        return float(d < half ? packed[d] & 15 : packed[d - half] >> 4) - 8.0f;
+    }
+
+    __device__ __forceinline__ void write_codes(void *codes, size_t at, float code) const {
+        const int d = threadIdx.x, half = s.D / 2;
+        if (g.coarse_dtype == RETENTIVE_INT8) {
+            if (has_channel()) static_cast<int8_t *>(codes)[at * s.D + d] = int8_t(code);
+            return;
+        }
+        shared.nibbles[d] = code + 8.0f;
+        __syncthreads();
+        if (d < half)
+            static_cast<unsigned char *>(codes)[at * half + d] =
+                (unsigned char)(int(shared.nibbles[d]) | int(shared.nibbles[d + half]) << 4);
+        __syncthreads();
+    }
+};
+
+} // namespace retentive
