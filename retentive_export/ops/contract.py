@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from retentive_export.spec.gate import GateConfig, SigmoidGate
-from retentive_export.spec.geometry import CacheGeometry
+from retentive_export.spec.geometry import CacheGeometry, TensorSpec
 
-__all__ = ["DOMAIN", "OPS", "VERSION", "OpContract", "attributes", "decode_config", "encode_config"]
+__all__ = ["DOMAIN", "OPS", "VERSION", "OpContract", "attributes", "decode_config", "encode_config", "tensor_specs"]
 
 DOMAIN = "com.retentivekv"
 VERSION = 1
@@ -78,6 +78,31 @@ OPS: dict[str, OpContract] = {
         ),
     )
 }
+
+
+def tensor_specs(op: str, geometry: CacheGeometry, steps: int) -> dict[str, TensorSpec]:
+    """Shape and dtype of every input of an operator for `steps` new tokens, in order; outputs of one are among the
+    inputs of the next, except for `output`, which is as `query`."""
+    batch, heads, dim = geometry.batch, geometry.kv_heads, geometry.head_dim
+    columns, local = geometry.rows + steps, geometry.local_rows + steps
+    fixed: dict[str, tuple[tuple[int, ...], str]] = {
+        "query": ((batch, geometry.q_heads, steps, dim), geometry.dtype),
+        "key": ((batch, heads, steps, dim), geometry.dtype),
+        "value": ((batch, heads, steps, dim), geometry.dtype),
+        "token_meta": ((batch, steps, 2), "int32"),
+        "received": ((batch, heads, columns), "float32"),
+        "surprise": ((batch, heads, columns), "float32"),
+        "visual_entropy": ((batch, heads), "float32"),
+        "victims": ((batch, heads, len(geometry.tiers), steps), "int64"),
+        "importance_next": ((batch, heads, local), "float32"),
+        "entropy_next": ((batch, heads, local), "float32"),
+        "absorption": ((batch, heads, steps), "float32"),
+        "retention": ((batch, heads), "float32"),
+        "key_scale": ((heads, dim), "float32"),
+    }
+    fixed |= {spec.name: (spec.shape, spec.dtype) for spec in geometry.state()}
+    names = OPS[op].input_names(geometry)
+    return {name: TensorSpec(name=name, shape=fixed[name][0], dtype=fixed[name][1]) for name in names}
 
 
 def encode_config(geometry: CacheGeometry, gate: GateConfig, scale: float) -> str:

@@ -20,7 +20,7 @@ from retentive_export.cache.attention import AttentionResult, retentive_attentio
 from retentive_export.cache.gate import GateDecision, entropy_gate
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.cache.transition import state_transition
-from retentive_export.ops.contract import DOMAIN, OPS, VERSION, attributes, decode_config
+from retentive_export.ops.contract import DOMAIN, OPS, VERSION, attributes, decode_config, tensor_specs
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
 
@@ -80,7 +80,8 @@ def _attribute_types() -> dict[str, onnx.defs.OpSchema.AttrType]:
     kinds = onnx.defs.OpSchema.AttrType
     example = attributes(CacheGeometry(kv_heads=1, q_heads=1, head_dim=2, exact_rows=1), GateConfig(), 1.0)
     by_type = {int: kinds.INT, float: kinds.FLOAT, str: kinds.STRING, list: kinds.INTS}
-    plugin = {"plugin_version": kinds.STRING, "plugin_namespace": kinds.STRING}  # TensorRT's parser reads these
+    # TensorRT's parser reads the first two, the plugin of StateTransition the third.
+    plugin = {"plugin_version": kinds.STRING, "plugin_namespace": kinds.STRING, "declare_alias": kinds.INT}
     return plugin | {name: by_type[type(value)] for name, value in example.items()}
 
 
@@ -142,28 +143,9 @@ class _Body(torch.nn.Module):
 
 def example_inputs(op: str, geometry: CacheGeometry, steps: int) -> dict[str, Tensor]:
     """Zero tensors of the right shapes and dtypes for `steps` new tokens, in the contract's order."""
-    batch, heads, dim = geometry.batch, geometry.kv_heads, geometry.head_dim
-    dtype = TORCH_DTYPES[geometry.dtype]
-    columns, local = geometry.rows + steps, geometry.local_rows + steps
-    fixed: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        "query": ((batch, geometry.q_heads, steps, dim), dtype),
-        "key": ((batch, heads, steps, dim), dtype),
-        "value": ((batch, heads, steps, dim), dtype),
-        "token_meta": ((batch, steps, 2), torch.int32),
-        "received": ((batch, heads, columns), torch.float32),
-        "surprise": ((batch, heads, columns), torch.float32),
-        "visual_entropy": ((batch, heads), torch.float32),
-        "victims": ((batch, heads, len(geometry.tiers), steps), torch.int64),
-        "importance_next": ((batch, heads, local), torch.float32),
-        "entropy_next": ((batch, heads, local), torch.float32),
-        "absorption": ((batch, heads, steps), torch.float32),
-        "retention": ((batch, heads), torch.float32),
-        "key_scale": ((heads, dim), torch.float32),
-    }
-    fixed |= {spec.name: (spec.shape, TORCH_DTYPES[spec.dtype]) for spec in geometry.state()}
     return {
-        name: torch.zeros(shape, dtype=kind)
-        for name, (shape, kind) in ((name, fixed[name]) for name in OPS[op].input_names(geometry))
+        name: torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        for name, spec in tensor_specs(op, geometry, steps).items()
     }
 
 

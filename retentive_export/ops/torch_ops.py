@@ -1,6 +1,7 @@
 """The operators as torch custom operators, so that a traced model holds one node per operator and layer.
 
-Eager calls run the reference in `cache/`; fake calls (tracing) only compute shapes.
+Eager calls run the reference in `cache/`, or the CUDA kernels once `ops.dispatch.enable_cuda` was called; fake calls
+(tracing) only compute shapes.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from torch import Tensor
 from retentive_export.cache.attention import AttentionResult, retentive_attention
 from retentive_export.cache.gate import GateDecision, RowStatistics, entropy_gate
 from retentive_export.cache.step import TORCH_DTYPES
+from retentive_export.cache.step import layer_step as reference_step
 from retentive_export.cache.transition import state_transition
 from retentive_export.ops.contract import OPS, decode_config, encode_config
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["attention", "gate", "layer_step", "transition"]
+__all__ = ["attention", "gate", "layer_step", "step_", "step_in_place", "transition"]
 
 _decode = lru_cache(maxsize=64)(decode_config)
+_encode = lru_cache(maxsize=64)(encode_config)
 
 
 @torch.library.custom_op("retentivekv::attention", mutates_args=())
@@ -115,6 +118,43 @@ def _(
     return [key.new_empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype]) for spec in geometry.state()]
 
 
+@torch.library.custom_op("retentivekv::step_", mutates_args=("state",))
+def step_(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    token_meta: Tensor,
+    state: Sequence[Tensor],
+    key_scale: Tensor | None,
+    config: str,
+) -> Tensor:
+    """A layer's whole step in place: `state`, all tensors of `CacheGeometry.state()` in order, is the state after it.
+
+    Returns the output [B, Hq, T, D].
+    """
+    geometry, gate_config, scale = _decode(config)
+    before = {spec.name: tensor for spec, tensor in zip(geometry.state(), state, strict=True)}
+    output, after = reference_step(
+        query, key, value, token_meta, before, key_scale, geometry=geometry, gate=gate_config, scale=scale
+    )
+    for name, tensor in before.items():
+        tensor.copy_(after[name])
+    return _own(output, query)
+
+
+@step_.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    token_meta: Tensor,
+    state: Sequence[Tensor],
+    key_scale: Tensor | None,
+    config: str,
+) -> Tensor:
+    return query.new_empty(query.shape)
+
+
 def layer_step(
     query: Tensor,
     key: Tensor,
@@ -129,9 +169,8 @@ def layer_step(
     score: Callable[[RowStatistics], Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`cache.step.layer_step` as three operator calls; a policy's own `score` has no operator and is refused."""
-    if score is not None:
-        raise ValueError("score is set: only the scores of GateConfig have an operator; use cache.step.layer_step")
-    config = encode_config(geometry, gate, scale)
+    _refuse(score)
+    config = _encode(geometry, gate, scale)
     ops = torch.ops.retentivekv
     output, *statistics = ops.attention(
         query, key, value, token_meta, _pack("RetentiveAttention", state, key_scale, geometry), config
@@ -140,6 +179,33 @@ def layer_step(
     rest = _pack("StateTransition", state, key_scale, geometry)
     after = ops.transition(*decision, key, value, token_meta, rest, config)
     return output, {spec.name: tensor for spec, tensor in zip(geometry.state(), after, strict=True)}
+
+
+def step_in_place(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    token_meta: Tensor,
+    state: dict[str, Tensor],
+    key_scale: Tensor | None = None,
+    *,
+    geometry: CacheGeometry,
+    gate: GateConfig,
+    scale: float,
+    score: Callable[[RowStatistics], Tensor] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`cache.step.layer_step` that overwrites the tensors of `state` and returns the same dict: addresses stay."""
+    _refuse(score)
+    tensors = [state[spec.name] for spec in geometry.state()]
+    output = torch.ops.retentivekv.step_(
+        query, key, value, token_meta, tensors, key_scale, _encode(geometry, gate, scale)
+    )
+    return output, state
+
+
+def _refuse(score: object) -> None:
+    if score is not None:
+        raise ValueError("score is set: only the scores of GateConfig have an operator; use cache.step.layer_step")
 
 
 def _pack(op: str, state: Mapping[str, Tensor], key_scale: Tensor | None, geometry: CacheGeometry) -> list[Tensor]:

@@ -1,0 +1,208 @@
+"""The decode loop of a Hugging Face model on one device: state updated in place, a decode step as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retentive_export.cache.loop import CacheLoop
+from retentive_export.cache.step import TORCH_DTYPES
+from retentive_export.errors import ArtifactError, DeviceError, RecipeError
+from retentive_export.models import ModelAdapter, load_model
+from retentive_export.ops.torch_ops import step_in_place
+from retentive_export.spec.manifest import Manifest
+from retentive_export.spec.recipe import parse_recipe
+from retentive_export.spec.sources import locate
+
+__all__ = ["DecodeLoop", "load_adapter", "open_device", "read_key_scales", "reference_convolutions"]
+
+WARM_UP = 2
+"""Decode steps before capture: libraries choose their kernels and allocate on first use, which a graph cannot hold."""
+
+
+class DecodeLoop:
+    """A model and its state on one device.
+
+    Args:
+        adapter: the model, on the device. manifest: of the artifact. device: "cpu" or a CUDA device.
+        key_scales: one [Hkv, D] float32 tensor per layer, with coarse rows.
+        cuda_graph: capture the step of one token, and replay it; other steps are launched one operator at a time.
+
+    `state[layer][name]` are the state's tensors: the same ones from the first step to the last.
+    """
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        manifest: Manifest,
+        device: torch.device,
+        key_scales: list[Tensor] | None,
+        *,
+        cuda_graph: bool,
+    ) -> None:
+        plan = manifest.plan()
+        self.device, self.geometry = device, plan.geometry
+        self._decoder = adapter.decoder_module()
+        self._contract = {t.name: t for t in manifest.contract["decoder"] if t.role == "input"}
+        scales = None if key_scales is None else [scale.to(device) for scale in key_scales]
+        self._loop = CacheLoop(
+            plan.geometry, plan.gate, plan.layers, key_scales=scales, step=step_in_place, device=device
+        )
+        self._loop.reset()
+        self.state = self._loop.state
+        self._static = self._buffers(1)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if cuda_graph:
+            self._capture()
+
+    def _buffers(self, steps: int) -> dict[str, Tensor]:
+        """Zero inputs of a step."""
+        return {
+            name: torch.zeros(
+                [steps if n == "T" else int(n) for n in tensor.shape],
+                dtype=TORCH_DTYPES[tensor.dtype],
+                device=self.device,
+            )
+            for name, tensor in self._contract.items()
+        }
+
+    def _capture(self) -> None:
+        """Capture a decode step on the empty state, which it then empties again."""
+        ahead = torch.cuda.Stream(self.device)
+        ahead.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.device(self.device), torch.cuda.stream(ahead):
+            for _ in range(WARM_UP):
+                self._launch(self._static)
+        torch.cuda.current_stream(self.device).wait_stream(ahead)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self.device), torch.cuda.graph(self._graph):
+            self._logits = self._launch(self._static)
+        self.reset()
+
+    def step(self, inputs: Mapping[str, Tensor | None]) -> Tensor:
+        """Feed T tokens; logits [B, 1, vocab] float32 on the device, overwritten by the next step.
+
+        inputs: host tensors by the names of the contract, of the right shapes; None means zeros.
+        """
+        steps = inputs["input_ids"].shape[1]  # type: ignore[union-attr]
+        given = self._static if steps == 1 else self._buffers(steps)
+        for name, buffer in given.items():
+            source = inputs[name]
+            if source is None:
+                buffer.zero_()
+            else:
+                buffer.copy_(source)
+        if steps == 1 and self._graph is not None:
+            self._graph.replay()
+            return self._logits
+        return self._launch(given)
+
+    @torch.no_grad()
+    def _launch(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        visual = inputs.get("visual_embeds")
+        self._loop.token_meta = inputs["token_meta"]
+        logits: Tensor = self._decoder(
+            inputs["input_ids"],
+            visual_embeds=visual,
+            deep=inputs.get("deep"),
+            is_visual=None if visual is None else inputs["token_meta"][..., 1] >= 0,
+            position_ids=inputs["position_ids"],
+            last_only=True,
+            loop=self._loop,
+        )
+        return logits.float()
+
+    def reset(self) -> None:
+        """Empty the state, in place."""
+        for layer in self.state:
+            for spec in self.geometry.state():
+                layer[spec.name].fill_(spec.fill)
+
+
+def open_device(name: str, library: str | Path | None) -> torch.device:
+    """The device called `name` ("cpu", "cuda", "cuda:1"); on CUDA with the operators' kernels behind it.
+
+    Raises:
+        RecipeError: not such a name. DeviceError: no such device here. MissingExtraError: the kernels' library is not
+        built.
+    """
+    try:
+        device: torch.device | None = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise RecipeError(f"device is {name!r}, and must be cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise DeviceError(
+            f"device is {name!r}, and PyTorch {torch.__version__} sees {count} CUDA devices here",
+            hint="use --device cpu, or install a PyTorch built for this machine's CUDA driver",
+        )
+    from retentive_export.ops.dispatch import enable_cuda
+
+    enable_cuda(library)
+    return torch.device("cuda", device.index or 0)
+
+
+def load_adapter(manifest: Manifest, device: torch.device) -> ModelAdapter:
+    """The checkpoint that the artifact was made from, on the device.
+
+    Raises:
+        ModelError: it is not there any more, or cannot be read.
+    """
+    model = parse_recipe(manifest.recipe, origin="the manifest's recipe").model
+    source, gguf_file = locate(model)
+    adapter = load_model(
+        source,
+        revision=model.revision,
+        gguf_file=gguf_file,
+        dtype=model.dtype,
+        config_overrides=model.config_overrides,
+        random_seed=model.random_seed,
+    )
+    adapter.model.to(device)
+    return adapter
+
+
+def read_key_scales(directory: Path, manifest: Manifest) -> list[Tensor] | None:
+    """The key scales [Hkv, D] float32 of every layer, which the exporter calibrated; None without coarse rows.
+
+    Raises:
+        ArtifactError: the graph does not hold them.
+    """
+    import onnx_ir as ir
+
+    plan = manifest.plan()
+    if not plan.geometry.coarse_rows:
+        return None
+    graph = ir.load(directory / next(iter(manifest.graphs.values()))).graph
+    scales: dict[int, Tensor] = {}
+    for node in graph:
+        if node.op_type == "RetentiveAttention":
+            layer = next(int(str(x.name).split(".")[1]) for x in node.inputs if x and str(x.name).startswith("past."))
+            constant: Any = node.inputs[4].const_value  # type: ignore[union-attr]  # behind the op's four fixed inputs
+            if constant is not None:
+                scales[layer] = torch.from_numpy(constant.numpy().copy())
+    if sorted(scales) != list(range(plan.layers)):
+        raise ArtifactError(
+            f"the decoder graph holds key scales of {len(scales)} layers, and the model has {plan.layers}"
+        )
+    return [scales[layer] for layer in range(plan.layers)]
+
+
+@contextmanager
+def reference_convolutions() -> Iterator[None]:
+    """cuDNN may round float32 factors to 10 bits unless told otherwise; inside the block it does not."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
