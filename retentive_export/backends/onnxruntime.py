@@ -1,70 +1,74 @@
-"""ONNX Runtime: state in preallocated buffers, each bound as input and as output, so that a step updates it in place.
-
-Why this is right: in the graph every write of a state tensor depends on all reads of its old value (the pass
-`order_reads_before_writes` adds the one edge that the maths does not have).
-"""
+"""ONNX Runtime, on the CPU or with its CUDA provider: the artifact's graphs as they are, state updated in place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from retentive_export.backends.base import DecoderInputs
+from retentive_export.backends.onnxruntime_provider import Place, open_session
+from retentive_export.backends.onnxruntime_state import DTYPES, StateBuffers
 from retentive_export.errors import ArtifactError, InputError
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.manifest import Manifest, TensorContract, read_manifest, verify_files
 
 __all__ = ["OnnxRuntimeBackend"]
 
-_DTYPES: dict[str, Any] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "int8": np.int8,
-    "uint8": np.uint8,
-    "int32": np.int32,
-    "int64": np.int64,
-}
 FLAVOUR = "onnxruntime"
 
 
 class OnnxRuntimeBackend:
-    """An artifact opened with ONNX Runtime's CPU provider.
+    """An artifact opened with ONNX Runtime.
 
     Args:
         directory: the artifact.
+        provider: "cpu" or "cuda"; with "cuda" the state stays on the device.
+        device_id: number of the CUDA device.
+        tf32: let CUDA round float32 factors to 10 bits: faster, and outside the artifact's thresholds.
         threads: intra-op threads; None leaves the choice to ONNX Runtime.
         verify: check the sha256 of every file that is loaded.
 
     Raises:
         ArtifactError: a file is missing or altered, or the artifact has no graph for this backend.
+        MissingExtraError: CUDA was asked for, and the installed ONNX Runtime or its libraries lack it.
+        RecipeError: an unknown provider, or a device that cannot be opened.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, directory: Path, *, threads: int | None = None, verify: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        provider: Literal["cpu", "cuda"] = "cpu",
+        device_id: int = 0,
+        tf32: bool = False,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> None:
+        self.place = Place(provider=provider, device_id=device_id, tf32=tf32)
         self.manifest: Manifest = read_manifest(directory)
         self._directory = directory
         self._threads = threads
         if FLAVOUR not in self.manifest.graphs:
             raise ArtifactError(f"the artifact has no graph for {FLAVOUR}; it has: {', '.join(self.manifest.graphs)}")
-        if self.manifest.dtype not in _DTYPES:
+        if self.manifest.dtype not in DTYPES:
             raise ArtifactError(
-                f"{self.manifest.name} is in {self.manifest.dtype}, which ONNX Runtime's CPU provider does not compute",
+                f"{self.manifest.name} is in {self.manifest.dtype}, which ONNX Runtime's {provider.upper()} provider "
+                "does not compute",
                 hint="build it for the target cpu, with --set model.dtype=float32 or float16",
             )
         if verify:
             verify_files(directory, self.manifest)
         self._plan = self.manifest.plan()
         contract = self.manifest.contract["decoder"]
-        self._state_in = [tensor for tensor in contract if tensor.role == "state_in"]
         self._inputs = {tensor.name: tensor for tensor in contract if tensor.role == "input"}
         self._session = self._open(self.manifest.graphs[FLAVOUR])
         self._vision: Any = None
         self._allocate(contract)
-        self.reset()
 
     def _open(self, name: str) -> Any:
         import onnxruntime as ort
@@ -73,35 +77,30 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         if self._threads:
             options.intra_op_num_threads = self._threads
-        return ort.InferenceSession(str(self._directory / name), options, providers=["CPUExecutionProvider"])
+        return open_session(self._directory / name, self.place, options)
 
     def _allocate(self, contract: list[TensorContract]) -> None:
-        """Buffers of state, logits and step inputs, and one binding of the constant ones."""
-        import onnxruntime as ort
+        """Buffers of state, logits and step inputs, and one binding of the constant ones.
 
-        self._buffers: dict[str, Array] = {}
+        Logits and step inputs lie on the host; ONNX Runtime copies them from and to the device.
+        """
         self._binding = self._session.io_binding()
-        self._values: list[Any] = []
-        aliases = {tensor.alias: tensor.name for tensor in contract if tensor.role == "state_out"}
-        for tensor in self._state_in:
-            buffer = np.zeros([int(n) for n in tensor.shape], _DTYPES[tensor.dtype])
-            value = ort.OrtValue.ortvalue_from_numpy(buffer)
-            self._values.append(value)
-            self._buffers[tensor.name] = value.numpy()
-            self._binding.bind_ortvalue_input(tensor.name, value)
-            self._binding.bind_ortvalue_output(aliases[tensor.name], value)
+        fills = {spec.name: spec.fill for spec in self._plan.geometry.state()}
+        self._state = StateBuffers(contract, fills, self.place)
+        self._state.bind(self._binding)
+        self.reset()  # a fresh page takes its memory when it is first written: now, not in a step
         geometry = self._plan.geometry
         self._logits = np.zeros((geometry.batch, 1, self.manifest.text.vocab), np.float32)
         _bind(self._binding.bind_output, "logits", self._logits, self._logits.shape)
         self._staging = {
-            name: np.zeros([geometry.chunk if n == "T" else int(n) for n in tensor.shape], _DTYPES[tensor.dtype])
+            name: np.zeros([geometry.chunk if n == "T" else int(n) for n in tensor.shape], DTYPES[tensor.dtype])
             for name, tensor in self._inputs.items()
         }
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the state's buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
+        return self._state.nbytes
 
     def step(self, inputs: DecoderInputs) -> Array:
         """See `Backend.step`."""
@@ -119,6 +118,7 @@ class OnnxRuntimeBackend:
             else:
                 np.copyto(buffer, given, casting="same_kind")
             _bind(self._binding.bind_input, name, buffer, shape)
+        self._state.rebind(self._binding)
         self._session.run_with_iobinding(self._binding)
         return self._logits
 
@@ -141,13 +141,11 @@ class OnnxRuntimeBackend:
 
     def reset(self) -> None:
         """See `Backend.reset`."""
-        fills = {spec.name: spec.fill for spec in self._plan.geometry.state()}
-        for name, buffer in self._buffers.items():
-            buffer.fill(fills[name.split(".")[-1]])
+        self._state.reset()
 
     def state(self) -> dict[str, Array]:
         """See `Backend.state`."""
-        return {name: buffer.copy() for name, buffer in self._buffers.items()}
+        return self._state.read()
 
     def load_state(self, tensors: Mapping[str, Array]) -> None:
         """See `Backend.load_state`.
@@ -155,19 +153,7 @@ class OnnxRuntimeBackend:
         Raises:
             InputError: a tensor is missing, has another shape or dtype, or is not finite; the state stays as it was.
         """
-        for name, buffer in self._buffers.items():
-            given = tensors.get(name)
-            if given is None:
-                raise InputError(f"the state lacks {name!r}: it was saved from another artifact")
-            if given.shape != buffer.shape or given.dtype != buffer.dtype:
-                raise InputError(
-                    f"state {name!r} is {given.dtype} {list(given.shape)}, and this artifact's is "
-                    f"{buffer.dtype} {list(buffer.shape)}"
-                )
-            if given.dtype.kind == "f" and not np.isfinite(given).all():
-                raise InputError(f"state {name!r} holds NaN or infinity")
-        for name, buffer in self._buffers.items():
-            np.copyto(buffer, tensors[name])
+        self._state.write(tensors)
 
 
 def _bind(bind: Any, name: str, array: Array, shape: tuple[int, ...]) -> None:

@@ -62,12 +62,12 @@ def test_sampling_is_seeded(text: Session) -> None:
 
 def test_bytes_are_what_the_manifest_says_at_every_step(vision: Session) -> None:
     expected = vision.manifest.state_bytes
-    buffers = vision.backend._buffers  # type: ignore[attr-defined]
-    addresses = {name: buffer.ctypes.data for name, buffer in buffers.items()}
+    buffers = vision.backend._state  # type: ignore[attr-defined]
+    addresses = buffers.addresses()
 
     def check() -> None:
-        assert vision.state_bytes == expected == sum(buffer.nbytes for buffer in buffers.values())
-        assert {name: buffer.ctypes.data for name, buffer in buffers.items()} == addresses
+        assert vision.state_bytes == expected == buffers.nbytes
+        assert buffers.addresses() == addresses
         assert sum(array.nbytes for array in vision.backend.state().values()) == expected
 
     check()
