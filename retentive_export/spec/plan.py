@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from retentive_export.errors import RecipeError
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
-from retentive_export.spec.layout import TextShape, VisionLayout
+from retentive_export.spec.layout import TextShape
 from retentive_export.spec.policies import policy_spec
 from retentive_export.spec.recipe import CacheSection, Recipe
 
-__all__ = ["CachePlan", "plan_cache"]
+__all__ = ["CachePlan", "FrameGrid", "plan_cache"]
+
+
+class FrameGrid(Protocol):
+    """All that the cache's sizes need of a frame: a `VisionLayout` has it, and so has a planner without a tokenizer."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the frame's cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +52,8 @@ class CachePlan:
         return self.layers * self.geometry.full_cache_bytes(self.context)
 
 
-def plan_cache(recipe: Recipe, text: TextShape, vision: VisionLayout | None, *, batch: int = 1) -> CachePlan:
-    """Resolve a recipe's cache section for a model.
+def plan_cache(recipe: Recipe, text: TextShape, vision: FrameGrid | None, *, batch: int = 1) -> CachePlan:
+    """Resolve a recipe's cache section for a model. vision: the frame's grid; None for a text-only model.
 
     Raises:
         RecipeError: the policy cannot be exported, or the budget does not hold what must be protected.

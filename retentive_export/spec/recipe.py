@@ -6,8 +6,6 @@ are refused with the field, the value seen and what would be accepted.
 
 from __future__ import annotations
 
-import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,22 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 from retentive_export.errors import RecipeError
 from retentive_export.spec.gate import GateConfig, SigmoidGate
-from retentive_export.spec.plain import plain_copy, plain_yaml
+from retentive_export.spec.plain import describe_errors, parse_bytes, plain_copy, plain_yaml
 
 __all__ = ["Recipe", "Thresholds", "apply_overrides", "load_recipe", "parse_recipe", "recipe_names", "recipe_path"]
-
-MIB = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-
-
-def _parse_bytes(value: Any) -> Any:
-    """ "512 KiB" -> 524288; numbers pass through."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
-    if not match or len(match[1]) > 24 or match[2].lower() not in MIB:
-        raise ValueError("a number of bytes, or a string such as '512 KiB' or '2 MiB'")
-    return int(float(match[1]) * MIB[match[2].lower()])
-
 
 Pair = Annotated[tuple[int, int], Field(strict=False)]
 
@@ -71,7 +56,7 @@ class BudgetSection(_Section):
     """
 
     rows: int | None = Field(default=None, ge=1)
-    bytes: Annotated[int | None, BeforeValidator(_parse_bytes)] = Field(default=None, ge=1)
+    bytes: Annotated[int | None, BeforeValidator(parse_bytes)] = Field(default=None, ge=1)
     fraction: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
@@ -204,10 +189,6 @@ class Recipe(_Section):
         return self.model_dump(mode="json", by_alias=True)
 
 
-_SEEN = reprlib.Repr()  # cuts long and deep values
-_SEEN.maxstring = _SEEN.maxother = 60
-
-
 def parse_recipe(data: Any, *, origin: str = "recipe") -> Recipe:
     """Check plain data.
 
@@ -219,24 +200,12 @@ def parse_recipe(data: Any, *, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [_describe(dict(item)) for item in error.errors(include_url=False)]
         raise RecipeError(
-            f"{origin}: " + "; ".join(lines),
+            f"{origin}: {describe_errors(error, 'recipe')}",
             hint="retentive-export recipes show reference-vlm prints a complete recipe",
         ) from None
     except RecursionError:
         raise RecipeError(f"{origin} is nested too deeply to be a recipe") from None
-
-
-def _describe(item: dict[str, Any]) -> str:
-    """One pydantic error as `field: what, got value`."""
-    field = ".".join(str(part) for part in item["loc"]) or "recipe"
-    if item["type"] == "extra_forbidden":
-        return f"{field}: unknown key"
-    if item["type"] == "missing":
-        return f"{field}: required"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{field}: {message} (got {_SEEN.repr(item.get('input'))})"
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
