@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from retentive_export.errors import (
     ArtifactError,
     CapacityError,
+    DeviceError,
     ExportError,
     InputError,
     MissingExtraError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtifactError",
     "BuildResult",
+    "DeviceError",
     "CapacityError",
     "ExportError",
     "Generation",

@@ -11,7 +11,8 @@
     ├── MissingExtraError           8   an optional dependency is not installed
     ├── StorageError                9   the disk is full or not writable
     ├── ValidationError            10   outputs differ by more than the thresholds allow
-    └── NumericalError             11   the model produced NaN or infinity
+    ├── NumericalError             11   the model produced NaN or infinity
+    └── DeviceError                12   no GPU, or a machine that cannot run this
 
 Exit code 2 is Click's own (wrong usage). Every message names the field, the value seen and what would be accepted;
 `hint` is the next thing to do.
@@ -22,6 +23,7 @@ from __future__ import annotations
 __all__ = [
     "ArtifactError",
     "CapacityError",
+    "DeviceError",
     "ExportError",
     "InputError",
     "MissingExtraError",
@@ -99,3 +101,7 @@ class ValidationError(RetentiveExportError):
 
 class NumericalError(RetentiveExportError):
     exit_code = 11
+
+
+class DeviceError(RetentiveExportError):
+    exit_code = 12

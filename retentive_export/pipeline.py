@@ -6,30 +6,21 @@ When all are done the directory is renamed to OUT. A step runs again only if its
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
 import shutil
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from retentive_export.errors import MissingExtraError, RecipeError, StorageError
+from retentive_export.errors import StorageError
+from retentive_export.job import Job
 from retentive_export.spec.files import atomic_file, storage_errors
-from retentive_export.spec.manifest import MANIFEST, FileEntry, Manifest, cache_fields
-from retentive_export.spec.plan import CachePlan, plan_cache
-from retentive_export.spec.recipe import ModelSection, Recipe
+from retentive_export.spec.manifest import MANIFEST, Manifest
+from retentive_export.spec.plan import CachePlan
+from retentive_export.spec.recipe import Recipe
+from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target, target
-from retentive_export.steps import RECORD, Progress, Step, StepRunner
-
-if TYPE_CHECKING:
-    from retentive_export.export.decoder import DecoderGraph
-    from retentive_export.export.prompts import Sample, TokenStream
-    from retentive_export.models.base import ModelAdapter
-    from retentive_export.spec.layout import VisionLayout
+from retentive_export.steps import RECORD, Progress, StepRunner
 
 __all__ = ["BuildResult", "Job", "build", "describe", "locate"]
 
@@ -44,9 +35,11 @@ class BuildResult:
     reused: list[str]
 
 
-def describe(recipe: Recipe, target_name: str) -> tuple[Target, CachePlan, dict[str, Any]]:
+def describe(
+    recipe: Recipe, target_name: str, *, targets_file: str | Path | None = None
+) -> tuple[Target, CachePlan, dict[str, Any]]:
     """What a build would make, without making it: the model is read, nothing is written."""
-    build_job = Job(recipe, target(target_name, recipe.model.dtype))
+    build_job = Job(recipe, target(target_name, recipe.model.dtype, file=targets_file))
     plan = build_job.plan
     facts = {
         "model": build_job.adapter.family,
@@ -58,23 +51,34 @@ def describe(recipe: Recipe, target_name: str) -> tuple[Target, CachePlan, dict[
     return build_job.target, plan, facts
 
 
-def build(recipe: Recipe, target_name: str, output: str | Path, *, progress: Progress | None = None) -> BuildResult:
+def build(
+    recipe: Recipe,
+    target_name: str,
+    output: str | Path,
+    *,
+    plugin_library: str | Path | None = None,
+    targets_file: str | Path | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
     """Make the artifact of `recipe` for a target at `output`.
 
     Args:
-        progress: called with (step, "run" | "reuse" | "done").
+        plugin_library: libretentive_plugins.so for a target with engines; None: where the package's build puts it.
+        targets_file: YAML file with targets besides the package's.
+        progress: called with (step, event), see `StepRunner`.
 
     Raises:
         RecipeError, ModelError, ExportError: as their names say; `output` is left as it was.
+        MissingExtraError, DeviceError: what the target needs is not installed, or there is no GPU to build on.
         StorageError: the disk is full or not writable; finished steps are kept for the next try.
     """
-    chosen = target(target_name, recipe.model.dtype)
+    chosen = target(target_name, recipe.model.dtype, file=targets_file)
     output = Path(os.path.abspath(output))  # "." has no name to put a suffix on
     if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise StorageError(f"{output} exists and is not an artifact", hint="choose another -o, or remove it")
     work = output.with_name(f"{output.name}.partial")
     runner = StepRunner(work, output, progress or (lambda step, event: None))
-    job = Job(recipe, chosen)
+    job = Job(recipe, chosen, plugin_library=plugin_library, runner=runner)
     steps = job.steps()
     if not all(runner.knows(name, key) for name, key, _ in steps):
         job.check()
@@ -100,228 +104,3 @@ def _replace(work: Path, output: Path) -> None:
         os.replace(output, old)
     os.replace(work, output)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@dataclass
-class Job:
-    """One recipe and target: the model is loaded once, when the first step needs it."""
-
-    recipe: Recipe
-    target: Target
-    source: Path | str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.source, self._gguf = locate(self.recipe.model)
-
-    @cached_property
-    def adapter(self) -> ModelAdapter:
-        for module in ("torch", "transformers", "onnxscript", "onnx_ir"):
-            if importlib.util.find_spec(module) is None:
-                raise MissingExtraError.of(module, "export")
-        from retentive_export.models import load_model
-
-        model = self.recipe.model
-        return load_model(
-            self.source,
-            revision=model.revision,
-            gguf_file=self._gguf,
-            dtype=model.dtype,
-            config_overrides=model.config_overrides,
-            random_seed=model.random_seed,
-        )
-
-    @cached_property
-    def layout(self) -> VisionLayout | None:
-        frame = self.recipe.model.frame
-        if not self.adapter.takes_frames:
-            if frame is not None:
-                raise RecipeError(f"model.frame is {list(frame)}, and {self.adapter.family} takes no frames")
-            return None
-        if frame is None:
-            raise RecipeError("model.frame is null, and a vision model needs [height, width] of the camera's frames")
-        return self.adapter.vision_layout(frame)
-
-    @cached_property
-    def plan(self) -> CachePlan:
-        return plan_cache(self.recipe, self.adapter.text_shape(), self.layout)
-
-    @cached_property
-    def samples(self) -> list[Sample]:
-        from retentive_export.export.prompts import load_samples
-
-        name = self.recipe.calibration
-        carried = Path(__file__).parent / "calibration" / name
-        return load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
-
-    def check(self) -> None:
-        """Refuse what cannot be built, before anything is written: reads the model and the calibration set.
-
-        Raises:
-            RecipeError, ModelError, MissingExtraError: as their names say.
-        """
-        _ = self.plan, self.samples
-
-    def steps(self) -> list[tuple[str, Any, Step]]:
-        """(name, key, function) in order; a key holds everything that the step's files depend on."""
-        tools = _tools()
-        model = [self.recipe.model.model_dump(mode="json"), _source_stamp(self.source, self._gguf), tools]
-        cache = [self.recipe.cache.model_dump(mode="json", by_alias=True), self.recipe.calibration]
-        steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
-        if self.recipe.model.frame is not None:
-            steps.append(("vision", model, self._vision))
-        steps.append(("decoder", [model, cache], self._decoder))
-        steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
-        return steps
-
-    def _tokenizer(self, work: Path) -> dict[str, Any]:
-        tokenizer = self.adapter.tokenizer
-        tokenizer.backend_tokenizer.save(str(work / "tokenizer.json"))
-        if template := getattr(tokenizer, "chat_template", None):
-            (work / "chat_template.jinja").write_text(str(template), encoding="utf-8")
-        return {"dialogue": self.adapter.dialogue_layout().model_dump(mode="json")}
-
-    def _vision(self, work: Path) -> dict[str, Any]:
-        from retentive_export.export.save import save_graph
-        from retentive_export.export.vision import vision_model
-
-        assert self.layout is not None
-        module = self.adapter.vision_module(self.layout.frame)
-        assert module is not None
-        save_graph(vision_model(module, self.layout.frame, deep=self.layout.deep_layers > 0), work / "vision.onnx")
-        return {"vision_graph": "vision.onnx"}
-
-    def _decoder(self, work: Path) -> dict[str, Any]:
-        from retentive_export.export.decoder import attention_scale, decoder_model
-        from retentive_export.export.save import contract_of, save_flavours
-
-        model = decoder_model(self.graph)
-        return {
-            "family": self.adapter.family,
-            "text": self.adapter.text_shape().model_dump(mode="json"),
-            "vision": self.layout.model_dump(mode="json") if self.layout else None,
-            "cache": cache_fields(self.plan),
-            "state_bytes": self.plan.state_bytes,
-            "full_cache_bytes": self.plan.full_cache_bytes,
-            "scale": attention_scale(model),
-            "contract": {"decoder": [tensor.model_dump(mode="json") for tensor in contract_of(model)]},
-            "graphs": save_flavours(model, work, "decoder"),
-        }
-
-    def _golden(self, work: Path) -> dict[str, Any]:
-        import numpy as np
-
-        from retentive_export.export.golden import golden_run
-        from retentive_export.export.reference import visual_features
-
-        sample = self.samples[0]
-        features = visual_features(self.adapter, self.layout, sample)
-        stream = self.stream(sample)
-        arrays = golden_run(self.graph, stream, sample, features, self.recipe.golden_steps)
-        with atomic_file(work / "golden.npz") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        return {}
-
-    def stream(self, sample: Sample) -> TokenStream:
-        """The tokens of a sample's first two turns, cut to what a full cache holds before the golden steps."""
-        from retentive_export.export.prompts import token_stream
-
-        stream = token_stream(self.adapter, self.layout, sample, turns=2)
-        if self.plan.capacity is None:
-            return stream
-        return stream.cut(max(1, self.plan.capacity - self.recipe.golden_steps))
-
-    @cached_property
-    def graph(self) -> DecoderGraph:
-        """The decoder to export, with key scales from the calibration set where rows are quantised."""
-        from retentive_export.cache.rows import LEVELS
-        from retentive_export.export.decoder import DecoderGraph, DecoderInputs
-        from retentive_export.export.prompts import token_stream
-        from retentive_export.export.reference import calibrate_key_scales, visual_features
-
-        layout, geometry = self.layout, self.plan.geometry
-        graph = DecoderGraph(
-            self.adapter.decoder_module(),
-            geometry,
-            self.plan.gate,
-            self.plan.layers,
-            DecoderInputs(
-                hidden=self.adapter.text_shape().hidden,
-                position_axes=layout.position_axes if layout else 1,
-                visual=layout is not None,
-                deep_layers=layout.deep_layers if layout else 0,
-                dtype=geometry.dtype,
-            ),
-        )
-        if geometry.coarse_rows:
-            runs = [
-                (token_stream(self.adapter, layout, s, turns=len(s.turns)), *visual_features(self.adapter, layout, s))
-                for s in self.samples
-            ]
-            graph.key_scales = calibrate_key_scales(graph, runs, LEVELS[geometry.coarse_dtype])
-        return graph
-
-    def manifest(self, files: dict[str, FileEntry], facts: dict[str, Any]) -> Manifest:
-        """The manifest from what the steps recorded; the model need not be loaded for it."""
-        recipe = self.recipe
-        return Manifest.model_validate(
-            {
-                "vision_graph": None,
-                **facts,
-                "name": recipe.name,
-                "target": self.target.name,
-                "dtype": recipe.model.dtype,
-                "tools": _tools(),
-                "recipe": recipe.to_dict(),
-                "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.rows.dtype),
-                "generation": recipe.generation,
-                "files": files,
-            }
-        )
-
-
-def locate(model: ModelSection) -> tuple[Path | str, str | None]:
-    """Directory or hub id of the weights, and the GGUF file in it, if any."""
-    if model.source == "reference-vlm":
-        from retentive_export.reference_vlm import weights_dir
-
-        return weights_dir(), None
-    if not model.source.startswith("package:"):
-        path = Path(model.source)
-        return (path if path.exists() else model.source), model.gguf_file
-    name = model.source.removeprefix("package:")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise RecipeError(
-            f"model.source is {model.source!r}, and no package {name!r} is installed", hint="pip install it first"
-        )
-    root = Path(next(iter(spec.submodule_search_locations)))
-    found = sorted(root.rglob(model.gguf_file or "*.gguf"))
-    if len(found) != 1:
-        raise RecipeError(
-            f"model.source is {model.source!r}, which holds {len(found)} GGUF files",
-            hint="name one with model.gguf_file",
-        )
-    return found[0].parent, found[0].name
-
-
-def _source_stamp(source: Path | str, gguf: str | None) -> list[Any]:
-    """Changes when the checkpoint's files do; a hub id is pinned by its revision."""
-    if isinstance(source, str):
-        return [source]
-    files = [source / gguf] if gguf else sorted(path for path in source.iterdir() if path.is_file())
-    stats = [(path.name, path.stat()) for path in files]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-
-def _tools() -> dict[str, str]:
-    """Versions that an artifact depends on, and a hash of this package's own source."""
-    tools: dict[str, str] = {}
-    for name in ("retentive-export", "torch", "transformers", "onnx", "onnxscript", "onnx-ir"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            tools[name] = importlib.metadata.version(name)
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for part in ("cache", "export", "models", "ops", "spec"):
-        for path in sorted((root / part).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return tools | {"source": digest.hexdigest()[:16]}

@@ -25,7 +25,7 @@ class StepRunner:
 
     Args:
         work: where steps write. finished: an earlier artifact, or nothing yet.
-        progress: called with (step, "run" | "reuse" | "done").
+        progress: called with (step, event): "run" or "reuse", then any lines about what the step is doing, then "done".
 
     `files` and `facts` collect what all steps made and recorded; `ran` and `reused` name them.
     """
@@ -48,7 +48,8 @@ class StepRunner:
 
         Args:
             key: plain data; everything that the step's files depend on.
-            make: writes into the directory it is given, and returns facts for the record.
+            make: writes into the directory it is given, subfolders included, and returns facts for the record. Beside
+                that directory lie the files of the steps before it.
         """
         digest = _digest(key)
         if self._intact(self.work, self.records.get(name), digest):
@@ -67,10 +68,11 @@ class StepRunner:
             shutil.rmtree(stage, ignore_errors=True)
             stage.mkdir()
             facts = make(stage)
-            entries = {path.name: file_entry(path).model_dump() for path in sorted(stage.iterdir())}
+            entries = {name: file_entry(stage / name).model_dump() for name in _files(stage)}
             for file in entries:
+                (self.work / file).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(stage / file, self.work / file)
-            stage.rmdir()
+            shutil.rmtree(stage)
             self._record(name, {"key": digest, "files": entries, "facts": facts})
         self.facts |= self.records[name]["facts"]
         self.files |= {file: FileEntry(**entry) for file, entry in self.records[name]["files"].items()}
@@ -90,10 +92,18 @@ class StepRunner:
             stream.write(json.dumps(self.records, indent=1, sort_keys=True).encode())
 
     def prune(self, keep: set[str]) -> None:
-        """Remove what earlier, different builds left in the work directory."""
-        for path in self.work.iterdir():
-            if path.name not in keep:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what earlier, different builds left in the work directory; `keep` has relative paths."""
+        for name in _files(self.work):
+            if name not in keep:
+                (self.work / name).unlink()
+        for path in sorted(self.work.rglob("*"), reverse=True):  # what lies in a folder comes before it
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _files(directory: Path) -> list[str]:
+    """Relative paths of all files below a directory, with forward slashes."""
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 
 
 def _digest(key: Any) -> str:

@@ -10,5 +10,7 @@ install_into() {
   "$venv/bin/python" -m pip install --quiet --upgrade "pip>=24"
   "$venv/bin/python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
   "$venv/bin/python" -m pip install --quiet -c constraints.txt -e ".[$extra]"
+  # TensorRT's headers, for the plugins. The package asks for triton and a torch of its own, which the headers do not need.
+  [ "$extra" != dev ] || "$venv/bin/python" -m pip install --quiet --no-deps "$(grep '^kernel-lens==' constraints.txt)"
   touch "$stamp"
 }

@@ -1,9 +1,12 @@
-"""Shared by all tests: the repository's root on the path, and tiny artifacts that are built once a session."""
+"""Shared by all tests: the repository's root on the path, the plugins' build, and tiny artifacts; each made once a
+session."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +16,26 @@ import pytest
 if TYPE_CHECKING:
     from retentive_export.pipeline import BuildResult
 
+ROOT = Path(__file__).resolve().parents[1]
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read by the libraries when they are first imported
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(ROOT))
 
 VISION_FRAME = (32, 48)
+
+
+@pytest.fixture(scope="session")
+def plugin_build() -> Path:
+    """Build folder with libretentive_plugins.so, libretentive_reference.so and libretentive_driver.so, up to date."""
+    preset = "aarch64-native" if platform.machine() == "aarch64" else "x86_64"
+    done = subprocess.run(
+        [ROOT / "scripts" / "build_plugins.sh", preset],
+        env=os.environ | {"VENV": sys.prefix},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return ROOT / "plugins" / "build" / preset
 
 
 @pytest.fixture(scope="session")
@@ -72,12 +91,12 @@ def vision_recipe(model: Path, **cache: Any) -> dict[str, Any]:
     }
 
 
-def build_artifact(recipe: dict[str, Any], output: Path) -> BuildResult:
-    """Build for the CPU."""
+def build_artifact(recipe: dict[str, Any], output: Path, target: str = "cpu", **options: Any) -> BuildResult:
+    """Build; options as those of `build`."""
     from retentive_export.pipeline import build
     from retentive_export.spec.recipe import parse_recipe
 
-    return build(parse_recipe(recipe), "cpu", output)
+    return build(parse_recipe(recipe), target, output, **options)
 
 
 @pytest.fixture(scope="session")

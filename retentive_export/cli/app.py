@@ -9,6 +9,8 @@ import click
 
 from retentive_export.cli.artifacts import inspect, validate
 from retentive_export.cli.build import build
+from retentive_export.cli.doctor import doctor
+from retentive_export.cli.plan import plan
 from retentive_export.cli.recipes import recipes, targets
 from retentive_export.cli.run import run
 from retentive_export.cli.shared import JSON
@@ -56,9 +58,9 @@ def main(debug: bool) -> None:
     retentive-export run out --image picture.png --prompt "Which digit is in row 1, column 2?"
 
     Exit codes: 2 usage, 3 recipe, 4 model, 5 export, 6 artifact, 7 input, 8 missing package, 9 storage, 10 validation,
-    11 NaN or infinity, 130 interrupted.
+    11 NaN or infinity, 12 no suitable GPU or machine, 130 interrupted.
     """
 
 
-for _command in (build, run, inspect, validate, recipes, targets):
+for _command in (build, plan, run, inspect, validate, recipes, targets, doctor):
     main.add_command(_command)

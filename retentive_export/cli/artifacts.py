@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from retentive_export.cli.shared import artifact_argument, echo_json, json_option, print_tables
+from retentive_export.cli.shared import (
+    artifact_argument,
+    backend_options,
+    echo_json,
+    given,
+    json_option,
+    print_tables,
+    quiet_libraries,
+)
 from retentive_export.errors import ValidationError
 
 __all__ = ["inspect", "validate"]
@@ -37,15 +45,17 @@ def inspect(out: Path, verbose: bool, as_json: bool) -> None:
 
 @click.command()
 @artifact_argument
-@click.option("--backend", default="onnxruntime", show_default=True, help="What to run it with.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the backend.")
+@backend_options
 @json_option
-def validate(out: Path, backend: str, threads: int | None, as_json: bool) -> None:
+def validate(
+    out: Path, backend: str | None, threads: int | None, provider: str | None, device: str | None, as_json: bool
+) -> None:
     """Verify the files of the artifact OUT and replay its golden run against the reference's results."""
     from retentive_export import report
     from retentive_export.validate import validate_golden
 
-    result = validate_golden(out, backend, threads=threads)
+    quiet_libraries()
+    result = validate_golden(out, backend, **given(threads=threads, provider=provider, device=device))
     if as_json:
         echo_json(report.golden_data(result))
     else:

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from retentive_export.cli.shared import echo_json, json_option, print_tables, set_option
+from retentive_export.cli.shared import (
+    echo_json,
+    json_option,
+    print_tables,
+    quiet_libraries,
+    recipe_of,
+    set_option,
+    target_options,
+)
 
 if TYPE_CHECKING:
+    from retentive_export.planner import Plan
     from retentive_export.spec.recipe import Recipe
+    from retentive_export.spec.targets import Target
 
 __all__ = ["build"]
 
 
 @click.command()
 @click.argument("recipe_or_model")
-@click.option("--target", "target_name", default="cpu", show_default=True, help="Where it will run; see `targets`.")
+@target_options(default="cpu")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the artifact.  [required]")
 @set_option
+@click.option(
+    "--plugin-library",
+    type=click.Path(path_type=Path),
+    help="libretentive_plugins.so, for targets with engines.  [default: the package's own build]",
+)
 @click.option("--dry-run", is_flag=True, help="Read the model, print what would be made, write nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Progress lines on stderr where it is no terminal.")
 @json_option
 def build(
     recipe_or_model: str,
     target_name: str,
+    targets_file: Path | None,
     output: Path | None,
     overrides: tuple[str, ...],
+    plugin_library: Path | None,
     dry_run: bool,
     verbose: bool,
     as_json: bool,
@@ -44,39 +58,42 @@ def build(
     from retentive_export import pipeline, report
     from retentive_export.cli.progress import build_progress
 
-    recipe = _recipe(recipe_or_model, overrides)
-    _quiet_libraries()
+    recipe = recipe_of(recipe_or_model, overrides)
+    quiet_libraries()
     if dry_run:
-        described = pipeline.describe(recipe, target_name)
+        described = pipeline.describe(recipe, target_name, targets_file=targets_file)
+        planned = _planned(recipe, described[0])
         if as_json:
-            echo_json(report.plan_data(*described))
+            plan = report.planner_data(planned) if planned else None
+            echo_json({**report.plan_data(*described), "plan": plan})
         else:
-            print_tables(report.plan_table(*described))
+            tables = [report.plan_table(*described), *(report.planner_tables(planned) if planned else [])]
+            print_tables(*(part for table in tables for part in (table, "")))
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
     with build_progress(verbose) as progress:
-        result = pipeline.build(recipe, target_name, output, progress=progress)
+        result = pipeline.build(
+            recipe,
+            target_name,
+            output,
+            plugin_library=plugin_library,
+            targets_file=targets_file,
+            progress=progress,
+        )
     if as_json:
         echo_json(report.build_data(result))
     else:
         print_tables(report.build_table(result))
 
 
-def _recipe(text: str, overrides: tuple[str, ...]) -> Recipe:
-    """The recipe that the argument names, or one of defaults around the model that it names."""
-    from retentive_export.spec.recipe import apply_overrides, load_recipe, parse_recipe, recipe_names
+def _planned(recipe: Recipe, target: Target) -> Plan | None:
+    """The plan for a target; None, with a note, where a model's sizes are not known without its weights."""
+    from retentive_export.errors import ModelError
+    from retentive_export.planner import plan_recipe
 
-    path = Path(text)
-    is_file = path.suffix in {".yaml", ".yml"}
-    is_model = path.is_dir() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text)
-    if is_file or text in recipe_names() or not is_model:
-        return load_recipe(text, overrides)
-    data = {"name": path.resolve().name if path.is_dir() else path.name, "model": {"source": text}}
-    return parse_recipe(apply_overrides(data, overrides), origin=f"recipe of {text}")
-
-
-def _quiet_libraries() -> None:
-    """Bars and notes of the libraries would tear ours apart; they read this variable when they are imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    try:
+        return plan_recipe(recipe, target)
+    except ModelError as error:
+        click.echo(f"no plan of memory and speed: {error.message}", err=True)
+        return None

@@ -17,7 +17,7 @@ Report = Callable[[str, str], None]
 
 @contextlib.contextmanager
 def build_progress(verbose: bool) -> Iterator[Report]:
-    """A callback for `pipeline.build`: (step, "run" | "reuse" | "done")."""
+    """A callback for `pipeline.build`: (step, event), where the event is "run", "reuse", "done" or a line of detail."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (SpinnerColumn(finished_text="[green]done[/]"), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -31,10 +31,12 @@ def _live(progress: Progress) -> Report:
     tasks: dict[str, TaskID] = {}
 
     def report(step: str, event: str) -> None:
-        if event == "done":
+        if event in ("run", "reuse"):
+            tasks[step] = progress.add_task(f"{step} (reused)" if event == "reuse" else step, total=1)
+        elif event == "done":
             progress.update(tasks[step], completed=1)
         else:
-            tasks[step] = progress.add_task(f"{step} (reused)" if event == "reuse" else step, total=1)
+            progress.update(tasks[step], description=f"{step}: {event}")
 
     return report
 

@@ -1,4 +1,4 @@
-"""`run`: ask an artifact, with no torch in the process."""
+"""`run`: ask an artifact, with no torch in the process (unless it is the backend)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retentive_export.cli.shared import artifact_argument, echo_json, json_option
+from retentive_export.cli.shared import (
+    artifact_argument,
+    backend_options,
+    echo_json,
+    given,
+    json_option,
+    quiet_libraries,
+)
 from retentive_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +38,7 @@ __all__ = ["run"]
 @click.option("--temperature", type=float, help="0 is greedy.")
 @click.option("--top-p", type=float, help="Sample from the most likely tokens that sum to this probability.")
 @click.option("--seed", type=int, help="Seed of the sampling.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the backend.")
+@backend_options
 @click.option(
     "--interactive", is_flag=True, help="Then read turns from stdin; /image FILE, /reset and /quit are commands."
 )
@@ -42,7 +49,10 @@ def run(
     prompts: tuple[str, ...],
     images: tuple[Path, ...],
     resize: bool,
+    backend: str | None,
     threads: int | None,
+    provider: str | None,
+    device: str | None,
     interactive: bool,
     stats: bool,
     as_json: bool,
@@ -55,7 +65,8 @@ def run(
         raise click.UsageError("--interactive and --json exclude each other.")
     from retentive_export.runtime import Session
 
-    session = Session.open(out, threads=threads)
+    quiet_libraries()
+    session = Session.open(out, backend=backend, **given(threads=threads, provider=provider, device=device))
     dialogue = _Dialogue(session, resize, stats, sampling)
     for path in images:
         dialogue.show(path)

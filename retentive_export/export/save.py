@@ -49,18 +49,20 @@ def _check(path: Path) -> None:
 
 
 def contract_of(model: ir.Model) -> list[TensorContract]:
-    """Name, shape, dtype and role of every input and output.
+    """Name, shape, dtype and role of every input and output, and the types that the TensorRT flavour has instead.
 
     A state output names, as its alias, the input whose memory it may share.
     """
-    tensors = [_tensor(value, "input") for value in model.graph.inputs]
-    return tensors + [_tensor(value, "output") for value in model.graph.outputs]
+    bare = tensorrt_flavour(model)
+    tensors = [_tensor(*pair, "input") for pair in zip(model.graph.inputs, bare.graph.inputs, strict=True)]
+    return tensors + [_tensor(*pair, "output") for pair in zip(model.graph.outputs, bare.graph.outputs, strict=True)]
 
 
-def _tensor(value: ir.Value, role: str) -> TensorContract:
+def _tensor(value: ir.Value, in_tensorrt: ir.Value, role: str) -> TensorContract:
     assert value.name is not None
     assert value.dtype is not None
     assert value.shape is not None
+    assert in_tensorrt.dtype is not None
     state = value.name.startswith(("past.", "present."))
     return TensorContract(
         name=value.name,
@@ -68,6 +70,7 @@ def _tensor(value: ir.Value, role: str) -> TensorContract:
         dtype=_dtype(value.dtype),
         role=(f"state_{'in' if role == 'input' else 'out'}" if state else role),  # type: ignore[arg-type]
         alias=value.name.replace("present.", "past.", 1) if value.name.startswith("present.") else None,
+        flavours={} if in_tensorrt.dtype == value.dtype else {"tensorrt": _dtype(in_tensorrt.dtype)},
     )
 
 

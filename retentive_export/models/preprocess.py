@@ -193,7 +193,8 @@ class FrameToTensor(nn.Module):
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W], values unchanged."""
 
     def forward(self, frames: Tensor) -> Tensor:
-        return frames.permute(0, 3, 1, 2).to(torch.float32)
+        # The cast comes first: TensorRT takes uint8 as a graph's input where a cast reads it, and nowhere else.
+        return frames.to(torch.float32).permute(0, 3, 1, 2)
 
 
 class Normalize(nn.Module):

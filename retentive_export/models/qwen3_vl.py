@@ -134,8 +134,10 @@ class _Qwen3VLVision(nn.Module):
         image = self.normalize(self.resize(self.tensor(frames)))
         rows, cols, merge, patch = *self.grid, self.merge, self.patch
         tiles = image.reshape(-1, 3, rows // merge, merge, patch, cols // merge, merge, patch)
-        tiles = tiles.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)  # [N, gh, gw, mh, mw, 3, 1, p, p]
-        tiles = tiles.expand(-1, -1, -1, -1, -1, -1, self.temporal, -1, -1)
+        tiles = tiles.permute(
+            0, 2, 5, 3, 6, 1, 4, 7
+        )  # [N, gh, gw, mh, mw, 3, p, p]: TensorRT takes 8 dimensions at most
+        tiles = tiles.reshape(-1, rows * cols, 3, 1, patch * patch).expand(-1, -1, -1, self.temporal, -1)
         return tiles.reshape(-1, rows * cols, 3 * self.temporal * patch * patch)
 
     def forward(self, frames: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from retentive_export.report.sizes import human_bytes
 from retentive_export.spec.geometry import CacheGeometry
-from retentive_export.spec.manifest import Manifest, cache_fields
+from retentive_export.spec.manifest import EngineSection, Manifest, cache_fields
 from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.targets import Target
 
@@ -18,6 +18,8 @@ __all__ = [
     "build_table",
     "cache_words",
     "contract_table",
+    "engine_words",
+    "facts_table",
     "files_table",
     "manifest_data",
     "manifest_table",
@@ -39,7 +41,8 @@ class Build(Protocol):
     def reused(self) -> list[str]: ...
 
 
-def _facts(title: str) -> Table:
+def facts_table(title: str) -> Table:
+    """An empty table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -61,6 +64,17 @@ def cache_words(plan: CachePlan) -> list[str]:
         lines.append(f"nothing is evicted; a session holds {plan.capacity} tokens")
     else:
         lines.append(f"evicted tokens: {_READOUTS[geometry.readout]}; a session has no end")
+    return lines
+
+
+def engine_words(engine: EngineSection) -> list[str]:
+    """What the engines are bound to, and what is in them, one sentence a line."""
+    capability = engine.compute_capability
+    bound = "any GPU that it supports" if capability is None else "GPUs of compute capability {}.{}".format(*capability)
+    plugins = ", ".join(f"{count} {op}" for op, count in engine.plugin_layers.items())
+    lines = [f"{engine.backend} {engine.version}, for {bound}"]
+    lines.append(f"decoder of {engine.layers['decoder']} layers, of which plugins: {plugins}")
+    lines.append(f"scratch memory: {human_bytes(max(engine.activation_bytes.values()))}")
     return lines
 
 
@@ -97,6 +111,7 @@ def manifest_data(directory: Path, manifest: Manifest) -> dict[str, Any]:
         "frame": list(manifest.vision.frame) if manifest.vision else None,
         "tokens_per_frame": len(manifest.vision.block_ids) if manifest.vision else None,
         "cache": manifest.cache,
+        "engine": manifest.engine.model_dump(mode="json") if manifest.engine else None,
         "state_bytes": manifest.state_bytes,
         "full_cache_bytes": manifest.full_cache_bytes,
         "tools": manifest.tools,
@@ -108,7 +123,7 @@ def manifest_data(directory: Path, manifest: Manifest) -> dict[str, Any]:
 def manifest_table(manifest: Manifest) -> Table:
     """Model, cache and bytes of an artifact."""
     plan, text = manifest.plan(), manifest.text
-    table = _facts(f"{manifest.name} for {manifest.target}")
+    table = facts_table(f"{manifest.name} for {manifest.target}")
     table.add_row("model", f"{manifest.family}, {text.layers} layers, hidden {text.hidden}, {manifest.dtype}")
     if manifest.vision:
         height, width = manifest.vision.frame
@@ -118,6 +133,9 @@ def manifest_table(manifest: Manifest) -> Table:
         table.add_row("cache" if index == 0 else "", line)
     table.add_row("bytes per session", _ratio(manifest.state_bytes, manifest.full_cache_bytes))
     table.add_row("", f"full cache: {plan.context} tokens in {manifest.dtype}")
+    if manifest.engine is not None:
+        for index, line in enumerate(engine_words(manifest.engine)):
+            table.add_row("engine" if index == 0 else "", line)
     return table
 
 
@@ -160,7 +178,7 @@ def build_table(result: Build) -> Table:
     """What a build did."""
     manifest = result.manifest
     total = sum(entry.bytes for entry in manifest.files.values())
-    table = _facts(f"{manifest.name} for {manifest.target}")
+    table = facts_table(f"{manifest.name} for {manifest.target}")
     table.add_row("artifact", str(result.directory))
     table.add_row("steps run", ", ".join(result.ran) or "none")
     table.add_row("steps reused", ", ".join(result.reused) or "none")
@@ -176,7 +194,7 @@ def plan_data(target: Target, plan: CachePlan, facts: dict[str, Any]) -> dict[st
 
 def plan_table(target: Target, plan: CachePlan, facts: dict[str, Any]) -> Table:
     """What a build would make."""
-    table = _facts(f"would build for {target.name} ({target.description})")
+    table = facts_table(f"would build for {target.name} ({target.description})")
     table.add_row("model", f"{facts['model']}, {facts['parameters']:,} parameters, {plan.geometry.dtype}")
     for index, line in enumerate(cache_words(plan)):
         table.add_row("cache" if index == 0 else "", line)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from retentive_export.backends import Backend, DecoderInputs, open_backend
+from retentive_export.backends import Backend, DecoderInputs, default_backend, open_backend
 from retentive_export.errors import ArtifactError, CapacityError, InputError
 from retentive_export.runtime.detokenize import TextStream
 from retentive_export.runtime.sampling import Sampler
@@ -58,8 +58,9 @@ class Session:
         self._forget()
 
     @classmethod
-    def open(cls, directory: str | Path, *, backend: str = "onnxruntime", **options: Any) -> Session:
-        """Open an artifact; options go to the backend (`threads`, `verify`).
+    def open(cls, directory: str | Path, *, backend: str | None = None, **options: Any) -> Session:
+        """Open an artifact with a backend, None for the one that it was built for; options go to the backend
+        (`threads`, `verify`, `provider="cuda"`).
 
         Raises:
             ArtifactError: a file is missing, altered, or of another version.
@@ -67,7 +68,7 @@ class Session:
         from tokenizers import Tokenizer
 
         directory = Path(directory)
-        opened = open_backend(backend, directory, **options)
+        opened = open_backend(backend or default_backend(directory), directory, **options)
         try:
             tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:

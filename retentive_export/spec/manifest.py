@@ -19,6 +19,7 @@ from retentive_export.spec.recipe import GenerationSection, Thresholds
 __all__ = [
     "MANIFEST",
     "SCHEMA",
+    "EngineSection",
     "FileEntry",
     "Manifest",
     "TensorContract",
@@ -48,13 +49,46 @@ class FileEntry(_Part):
 
 class TensorContract(_Part):
     """One input or output of a graph. A dimension is a number or the name of a dynamic one; `alias` names the state
-    input whose memory this output may share."""
+    input whose memory this output may share; `flavours` has the type of the same bytes in a flavour where it is not
+    `dtype`."""
 
     name: str
     shape: list[int | str]
     dtype: str
     role: Literal["input", "output", "state_in", "state_out"]
     alias: str | None = None
+    flavours: dict[str, str] = Field(default_factory=dict)
+
+    def dtype_in(self, flavour: str) -> str:
+        """The type in the graph of a flavour."""
+        return self.flavours.get(flavour, self.dtype)
+
+
+class EngineSection(_Part):
+    """The engines that were built into the artifact, and what they are bound to.
+
+    backend: "tensorrt" or "tensorrt_rtx". version: of that library, all of it. compute_capability: of the GPU that the
+    engines were built on; null where they were built without one, for every GPU that the library supports. graphs:
+    graph ("decoder", "vision") -> plan file. plugin_library, timing_cache: files. profiles: (smallest, typical,
+    largest) T of each optimisation profile of the decoder. activation_bytes: graph -> scratch memory on the device
+    besides weights and state. layers: graph -> layers of the engine. plugin_layers: operator of ours -> layers of
+    the decoder's engine that are its plugin.
+    """
+
+    backend: str = Field(pattern="^tensorrt(_rtx)?$")
+    version: str
+    compute_capability: tuple[int, int] | None
+    graphs: dict[str, str]
+    plugin_library: str
+    timing_cache: str | None
+    profiles: list[tuple[int, int, int]] = Field(min_length=1)
+    activation_bytes: dict[str, int]
+    layers: dict[str, int]
+    plugin_layers: dict[str, int]
+
+    def files(self) -> list[str]:
+        """Every file that the section names."""
+        return [*self.graphs.values(), self.plugin_library, *([self.timing_cache] if self.timing_cache else [])]
 
 
 class Manifest(_Part):
@@ -62,6 +96,7 @@ class Manifest(_Part):
 
     graphs: flavour -> graph file; `vision` is the same for all flavours. cache: geometry, gate, layers, policy,
     capacity (null: unbounded run) and context, from which every byte of a session follows. scale: factor on q k^T.
+    engine: null where the target runs graphs.
     """
 
     schema_: str = Field(default=SCHEMA, alias="schema")
@@ -83,6 +118,7 @@ class Manifest(_Part):
     full_cache_bytes: int
     thresholds: Thresholds
     generation: GenerationSection
+    engine: EngineSection | None = None
     files: dict[str, FileEntry] = Field(default_factory=dict)
 
     def plan(self) -> CachePlan:
@@ -130,9 +166,13 @@ def read_manifest(directory: Path) -> Manifest:
         raise ArtifactError(f"{path}: {field}: {first['msg']}") from None
     except RecipeError as error:
         raise ArtifactError(f"{path}: the cache section is not consistent: {error.message}") from None
-    graphs = [*manifest.graphs.values(), *([manifest.vision_graph] if manifest.vision_graph else [])]
-    if unlisted := [name for name in graphs if name not in manifest.files]:
-        raise ArtifactError(f"{path}: the graph {unlisted[0]!r} is not among its files")
+    named = [*manifest.graphs.values(), *([manifest.vision_graph] if manifest.vision_graph else [])]
+    if manifest.engine is not None:
+        named += manifest.engine.files()
+        if lacking := sorted(set(manifest.contract) - set(manifest.engine.graphs)):
+            raise ArtifactError(f"{path}: the engine section has no engine for the graph {lacking[0]!r}")
+    if unlisted := [name for name in named if name not in manifest.files]:
+        raise ArtifactError(f"{path}: the graph or engine file {unlisted[0]!r} is not among its files")
     if plan.state_bytes != manifest.state_bytes:
         raise ArtifactError(f"{path}: state_bytes is {manifest.state_bytes}, and its geometry takes {plan.state_bytes}")
     return manifest

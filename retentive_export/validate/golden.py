@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retentive_export.backends import Backend, DecoderInputs, open_backend
+from retentive_export.backends import Backend, DecoderInputs, default_backend, open_backend
 from retentive_export.errors import ArtifactError, NumericalError
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.manifest import read_manifest, verify_files
@@ -123,11 +123,12 @@ class GoldenReport:
         return (*told, *(Check(name=n, value=v, limit=limit, holds=v <= limit) for n, v, limit in limited))
 
 
-def validate_golden(directory: str | Path, backend: str = "onnxruntime", **options: Any) -> GoldenReport:
+def validate_golden(directory: str | Path, backend: str | None = None, **options: Any) -> GoldenReport:
     """Verify every file's hash, replay the golden run, compare.
 
     Args:
-        directory: the artifact. backend: its name. options: the backend's own, such as `threads`.
+        directory: the artifact. backend: its name; None: the one that the artifact was built for. options: the
+            backend's own, such as `threads`.
 
     Raises:
         ArtifactError: a file is missing or altered, or golden.npz is not what this version writes.
@@ -137,6 +138,7 @@ def validate_golden(directory: str | Path, backend: str = "onnxruntime", **optio
     manifest = read_manifest(directory)
     verify_files(directory, manifest)
     golden = _read(directory / GOLDEN)
+    backend = backend or default_backend(directory)
     opened = open_backend(backend, directory, **{**options, "verify": False})
     features, vision_error = _features(opened, golden)
     limits = manifest.thresholds.resolved(manifest.dtype)

@@ -47,6 +47,30 @@ def test_run_answers_as_the_session_does(vision_artifact: Path, picture: Path) -
     assert result.stderr == ""
 
 
+def test_provider(vision_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for command in (["run", vision_artifact, "-p", "Where?"], ["validate", vision_artifact]):
+        assert call(*command, "--provider", "cpu").stdout == call(*command).stdout
+        refused = call(*command, "--provider", "cuda")
+        assert refused.exit_code == 8
+        assert "provider is 'cuda'" in refused.stderr
+        assert "hint: pip uninstall -y onnxruntime onnxruntime-gpu" in refused.stderr
+        assert call(*command, "--provider", "tpu").exit_code == 2
+
+
+def test_backend(vision_artifact: Path) -> None:
+    from retentive_export.backends import LOADERS
+
+    text = " ".join(call("run", "--help").stdout.split())
+    assert all(name in text for name in LOADERS)
+    chosen = call("validate", vision_artifact, "--backend", "onnxruntime", "--threads", 1)
+    assert chosen.stdout == call("validate", vision_artifact, "--threads", 1).stdout
+    assert "golden run on onnxruntime" in chosen.stdout
+    assert call("validate", vision_artifact, "--backend", "abacus").exit_code == 3
+
+
 def test_run_json(vision_artifact: Path, picture: Path) -> None:
     command = ["run", vision_artifact, "-i", picture, "-p", "Where?", "-p", "Why?", "--max-new-tokens", 5, "--json"]
     result = call(*command, "--stats", "--temperature", 1.5, "--top-p", 0.9, "--seed", 4)

@@ -1,4 +1,4 @@
-"""`build`, `recipes`, `targets`, and what holds for every command: exit codes, JSON, no traceback, no heavy import."""
+"""`build`, `recipes`, and what holds for every command: exit codes, JSON, no traceback, no heavy import."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_dry_run(recipe_file: Path, tmp_path: Path) -> None:
 def test_a_model_without_a_recipe(text_model: Path, vision_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Recipe] = []
 
-    def describe(recipe: Recipe, target: str) -> Any:
+    def describe(recipe: Recipe, target: str, **_: object) -> Any:
         made.append(recipe)
         raise errors.ModelError("enough")
 
@@ -137,7 +137,7 @@ def _leaves(kind: type[errors.RetentiveExportError]) -> list[type[errors.Retenti
 def test_every_error_has_its_exit_code(
     kind: type[errors.RetentiveExportError], recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise kind("what happened", hint="what to do")
 
     monkeypatch.setattr(pipeline, "describe", fail)
@@ -149,7 +149,7 @@ def test_every_error_has_its_exit_code(
 
 
 def test_interrupt(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "describe", interrupt)
@@ -164,7 +164,14 @@ def test_recipes(recipe_file: Path, tmp_path: Path) -> None:
     assert all(parse_recipe(data) for data in listed)
     shown = call("recipes", "show", "reference-vlm", "--set", "cache.window=48").stdout
     assert parse_recipe(yaml.safe_load(shown)) == load_recipe("reference-vlm", ["cache.window=48"])
+    assert json.loads(call("recipes", "show", "reference-vlm", "--json").stdout) in listed
     assert call("recipes", "check", recipe_file).stdout == "tiny-text: ok\n"
+    assert call("recipes", "check", "qwen3-vl-4b").stdout == "qwen3-vl-4b: ok\n"
+    small = call("recipes", "check", "qwen3-vl-4b", "--set", "cache.budget.rows=20")
+    assert (small.exit_code, small.stdout) == (3, "")
+    assert "fewer than sinks + window = 4 + 64" in small.stderr
+    unknown = call("recipes", "check", recipe_file, "--set", "model.source=owner/name").stdout
+    assert unknown.startswith("tiny-text: fields ok; the cache was not checked: model.source is 'owner/name'")
     recipe_file.write_text("model: {source: x}\nwindow: 3\n")
     refused = call("recipes", "check", recipe_file)
     assert refused.exit_code == 3
@@ -172,12 +179,6 @@ def test_recipes(recipe_file: Path, tmp_path: Path) -> None:
     schema = json.loads(call("recipes", "schema").stdout)
     assert "lambda" in schema["$defs"]["GateSection"]["properties"]
     assert schema["required"] == ["model"]
-
-
-def test_targets() -> None:
-    assert "cpu" in call("targets").stdout
-    data = json.loads(call("targets", "--json").stdout)
-    assert {"name", "description", "backend", "precisions"} == set(data[0])
 
 
 def test_help_and_version() -> None:

@@ -72,6 +72,39 @@ def test_tensorrt_flavour_has_no_bodies_and_leaves_the_source_alone() -> None:
     assert "plugin_version" not in custom_nodes(model)[0].attributes
 
 
+def test_tensorrt_flavour_declares_no_alias() -> None:
+    """State is updated in place by one address under both names."""
+    nodes = custom_nodes(tensorrt_flavour(_model("EntropyGate", "StateTransition")))
+    assert ["declare_alias" in node.attributes for node in nodes] == [False, True]
+    assert nodes[1].attributes["declare_alias"].as_int() == 0
+
+
+def _coded(*op_types: str, domain: str = DOMAIN) -> ir.Model:
+    """A chain of nodes that hand on packed codes, uint8."""
+    codes = [ir.Value(name="c0", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([1]))]
+    nodes = []
+    for index, op_type in enumerate(op_types):
+        nodes.append(ir.Node(domain if index else DOMAIN, op_type, [codes[-1]], num_outputs=1, name=f"n{index}"))
+        nodes[-1].outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+        codes.append(nodes[-1].outputs[0])
+    graph = ir.Graph([codes[0]], [codes[-1]], nodes=nodes, opset_imports={"": OPSET}, name="g")
+    return ir.Model(graph, ir_version=10)
+
+
+def test_packed_codes_are_signed_in_the_tensorrt_flavour_alone() -> None:
+    model = _coded("StateTransition", "RetentiveAttention")
+    bare = tensorrt_flavour(model)
+    values = [*bare.graph.inputs, *(output for node in bare.graph for output in node.outputs)]
+    assert [value.dtype for value in values] == [ir.DataType.INT8] * 3
+    assert model.graph.inputs[0].dtype == ir.DataType.UINT8
+
+
+def test_codes_that_another_operator_reads_keep_their_meaning() -> None:
+    """A Cast of the same byte would give another number."""
+    with pytest.raises(ExportError, match="node 'n1' of type 'Cast' uses the packed codes"):
+        tensorrt_flavour(_coded("StateTransition", "Cast", domain=""))
+
+
 def test_statistics_depend_on_the_output_after_ordering() -> None:
     body = _body("RetentiveAttention")
     output, received = body.outputs[0], body.outputs[1]

@@ -17,7 +17,15 @@ from retentive_export.spec.manifest import MANIFEST, SCHEMA, Manifest, cache_fie
 from retentive_export.spec.plan import CachePlan, plan_cache
 from retentive_export.spec.recipe import parse_recipe
 
-CONTENT = {"decoder.onnx": b"graph", "vision.onnx": b"vision", "tokenizer.json": b"{}"}
+CONTENT = {
+    **{"decoder.onnx": b"graph", "vision.onnx": b"vision", "tokenizer.json": b"{}"},
+    **{"decoder.plan": b"plan", "plugins.so": b"plugins", "timing.cache": b"tactics"},
+}
+ENGINE = {
+    **{"backend": "tensorrt", "version": "10.3.0", "compute_capability": [8, 7], "graphs": {"decoder": "decoder.plan"}},
+    **{"plugin_library": "plugins.so", "timing_cache": "timing.cache", "profiles": [[1, 1, 1], [1, 8, 8]]},
+    **{"activation_bytes": {"decoder": 1}, "layers": {"decoder": 9}, "plugin_layers": {"EntropyGate": 2}},
+}
 
 
 def plan() -> CachePlan:
@@ -47,6 +55,7 @@ def fields() -> dict[str, Any]:
         **{"graphs": {"onnxruntime": "decoder.onnx"}, "vision_graph": "vision.onnx", "contract": {"decoder": []}},
         **{"state_bytes": made.state_bytes, "full_cache_bytes": made.full_cache_bytes},
         **{"thresholds": {"logit_error": 1e-3, "state_error": 1e-3}, "generation": {}, "files": entries},
+        "engine": copy.deepcopy(ENGINE),
     }
 
 
@@ -65,6 +74,10 @@ def test_round_trip(tmp_path: Path) -> None:
     assert json.loads(text)["schema"] == SCHEMA
     verify_files(tmp_path, manifest)
     verify_files(tmp_path, manifest, ["decoder.onnx"])
+    assert manifest.engine is not None
+    assert manifest.engine.model_dump(mode="json") == ENGINE
+    assert manifest.engine.files() == ["decoder.plan", "plugins.so", "timing.cache"]
+    assert Manifest.model_validate({**fields(), "engine": None}).engine is None
 
 
 @pytest.mark.parametrize("schema", ["retentive-export/2", None, 1])
@@ -104,6 +117,13 @@ def test_text_that_is_no_manifest(tmp_path: Path, text: str) -> None:
         ({"state_bytes": 1}, "state_bytes is 1, and its geometry takes"),
         ({"graphs": {"onnxruntime": "../decoder.onnx"}}, r"'\.\./decoder.onnx' is not among its files"),
         ({"vision_graph": "/etc/passwd"}, "'/etc/passwd' is not among its files"),
+        ({"engine": {**ENGINE, "graphs": {"decoder": "../x"}}}, r"'\.\./x' is not among its files"),
+        ({"engine": {**ENGINE, "plugin_library": "x.so"}}, r"'x\.so' is not among its files"),
+        ({"engine": {**ENGINE, "timing_cache": "x"}}, "'x' is not among its files"),
+        ({"engine": {**ENGINE, "graphs": {}}}, "no engine for the graph 'decoder'"),
+        ({"engine": {**ENGINE, "backend": "abacus"}}, r"engine\.backend"),
+        ({"engine": {**ENGINE, "profiles": []}}, r"engine\.profiles"),
+        ({"engine": {**ENGINE, "extra": 1}}, r"engine\.extra: Extra inputs"),
         ({"extra": 1}, "extra: Extra inputs"),
         ({"text": {}}, r"text\.layers: Field required"),
         ({"cache": {}}, r"cache\.geometry: Field required"),

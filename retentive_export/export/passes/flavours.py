@@ -2,9 +2,8 @@
 
 `attach_functions`: ONNX Runtime inlines the function bodies. In place.
 `tensorrt_flavour`: no bodies, so that TensorRT's parser takes the plugins (up to 10.6 a body of the same name would
-win);
-`plugin_version` and `plugin_namespace` are set on every node (10.15 and later need the latter). Functional: the graph's
-weights are shared, not copied.
+win); `plugin_version` and `plugin_namespace` are set on every node (10.15 and later need the latter), and
+`declare_alias` on every StateTransition; packed codes are int8. Functional: the graph's weights are shared, not copied.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from retentive_export.errors import ExportError
+from retentive_export.export.passes.signed_codes import sign_codes
 from retentive_export.ops.contract import DOMAIN, VERSION
 
 __all__ = ["attach_functions", "custom_nodes", "tensorrt_flavour"]
@@ -46,4 +46,8 @@ def tensorrt_flavour(model: ir.Model) -> ir.Model:
     for node in custom_nodes(bare):
         node.attributes["plugin_version"] = ir.AttrString("plugin_version", str(VERSION))
         node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", DOMAIN)
+        if node.op_type == "StateTransition":
+            # State is updated in place because both names are bound to one address (docs/tensorrt.md).
+            node.attributes["declare_alias"] = ir.AttrInt64("declare_alias", 0)
+    sign_codes(bare)
     return bare
