@@ -115,7 +115,8 @@ def test_bytes_are_the_sum_over_rows(
     assert geometry.tiers == tuple(t for t in ((0, exact), (exact, coarse)) if t[1])
     assert len({spec.name for spec in geometry.state()}) == len(geometry.state())
     assert all(spec.shape[:2] == (batch, kv_heads) for spec in geometry.state())
-    codes = {"key_codes": 0x88, "value_codes": 0x88} if coarse_store and coarse_dtype == "int4" else {}  # 0 in both halves
+    packed = coarse_store and coarse_dtype == "int4"
+    codes = {"key_codes": 0x88, "value_codes": 0x88} if packed else {}  # code 0 in both halves of a byte
     assert {spec.name: spec.fill for spec in geometry.state() if spec.fill} == {"row_meta": -1, **codes}
 
 
