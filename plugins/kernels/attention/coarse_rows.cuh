@@ -39,55 +39,11 @@ __device__ __forceinline__ void coarse_weigh(const Probabilities &p, float (&sum
     if constexpr (kTerms == 3) mma<__nv_bfloat16>(sums, p.third, b0, b1);
 }
 
-template <int kDim> struct CoarseRows<kDim, 8> {
-    static constexpr int kKeyLoads = kDim / 32, kValueLoads = kDim / 64;
+template <int kDim> struct CoarseRows<kDim, 8> : LoadedRows<uint2, kDim> {
+    using Loaded = LoadedRows<uint2, kDim>;
+    using Loaded::kKeyLoads, Loaded::kValueLoads, Loaded::key, Loaded::value;
     using Operand = __nv_bfloat16;
     static constexpr bool kMayBeFresh = false;
-
-    uint2 key[2][kKeyLoads];
-    uint2 value[4][kValueLoads];
-
-    __device__ __forceinline__ void load_keys(const void *codes, int row, int n, int dim) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const char *at = static_cast<const char *>(codes) + size_t(min(row + 8 * half + g, n - 1)) * dim + 8 * t;
-#pragma unroll
-            for (int i = 0; i < kKeyLoads; ++i)
-                key[half][i] = 32 * i + 8 * t < dim ? load8(at + 32 * i) : make_uint2(0, 0);
-        }
-    }
-
-    __device__ __forceinline__ void load_values(const void *codes, int row, int n, int dim) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            const int at_row = min(row + 2 * t + k % 2 + k / 2 * 8, n - 1);
-            const char *at = static_cast<const char *>(codes) + size_t(at_row) * dim + 8 * g;
-#pragma unroll
-            for (int h = 0; h < kValueLoads; ++h)
-                value[k][h] = 64 * h + 8 * g < dim ? load8(at + 64 * h) : make_uint2(0, 0);
-        }
-    }
-
-    // The same from a tile in shared memory (staging.cuh).
-    __device__ __forceinline__ void fetch_keys(const char *tile) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int i = 0; i < kKeyLoads; ++i)
-                key[half][i] = Staging<kDim>::template fetch<uint2>(tile, 8 * half + g, 32 * i + 8 * t);
-    }
-
-    __device__ __forceinline__ void fetch_values(const char *tile) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-#pragma unroll
-            for (int h = 0; h < kValueLoads; ++h)
-                value[k][h] = Staging<kDim>::template fetch<uint2>(tile, 2 * t + k % 2 + k / 2 * 8, 64 * h + 8 * g);
-    }
 
     __device__ __forceinline__ void sanitize_keys(bool) const {} // codes are finite
     __device__ __forceinline__ void sanitize_values(bool) const {}
@@ -147,7 +103,7 @@ template <int kDim> struct CoarseRows<kDim, 4> {
 #pragma unroll
             for (int i = 0; i < kKeyLoads; ++i) {
                 if (dim == kDim) {
-                    key[half][i] = load8(at + 32 * i + 8 * t);
+                    key[half][i] = load_word<uint2>(at + 32 * i + 8 * t);
                 } else {
                     const uint2 low = nibbles(at, 32 * i + 8 * t, dim),
                                 high = nibbles(at, 32 * (i + kKeyLoads) + 8 * t, dim);
@@ -166,7 +122,7 @@ template <int kDim> struct CoarseRows<kDim, 4> {
 #pragma unroll
             for (int h = 0; h < kValueLoads; ++h) {
                 if (kDim >= 128 && dim == kDim) {
-                    value[k][h] = load8(at + 64 * h + 8 * g);
+                    value[k][h] = load_word<uint2>(at + 64 * h + 8 * g);
                 } else {
                     const uint2 low = nibbles(at, 64 * h + 8 * g, dim);
                     const uint2 high =
@@ -262,7 +218,7 @@ template <int kDim> struct CoarseRows<kDim, 4> {
         if (channel >= dim) return make_uint2(words[0], words[1]);
         if (dim % 16 == 0) {
             const bool high = channel >= half;
-            const uint2 bytes = load8(row + (high ? channel - half : channel));
+            const uint2 bytes = load_word<uint2>(row + (high ? channel - half : channel));
             words[0] = (high ? bytes.x >> 4 : bytes.x) & 0x0f0f0f0fu;
             words[1] = (high ? bytes.y >> 4 : bytes.y) & 0x0f0f0f0fu;
             return make_uint2(words[0], words[1]);

@@ -77,25 +77,24 @@ template <int kDim> struct QueryTile {
     }
 };
 
-// Rows of the exact store (or new tokens) in a 16-bit type.
-template <typename Element, int kDim> struct ExactRows {
+// A tile of keys and one of values in registers; a Word is eight channels.
+template <typename Word, int kDim> struct LoadedRows {
     static constexpr int kKeyLoads = kDim / 32, kValueLoads = kDim / 64;
-    using Operand = Element;
-    static constexpr bool kMayBeFresh = true;
+    static constexpr int kBytes = sizeof(Word) / 8; // of a channel
+    using Tile = Staging<kDim * kBytes>;
 
-    uint4 key[2][kKeyLoads];
-    uint4 value[4][kValueLoads];
+    Word key[2][kKeyLoads];
+    Word value[4][kValueLoads];
 
-    // `rows`: [n, D] elements; `row`: first row of the tile; rows at or past n repeat row n - 1.
+    // `rows`: [n, D]; `row`: first row of the tile; rows at or past n repeat row n - 1.
     __device__ __forceinline__ void load_keys(const void *rows, int row, int n, int dim) {
         const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const Element *at =
-                static_cast<const Element *>(rows) + size_t(min(row + 8 * half + g, n - 1)) * dim + 8 * t;
+            const char *at = place_of(rows, min(row + 8 * half + g, n - 1), dim, 8 * t);
 #pragma unroll
             for (int i = 0; i < kKeyLoads; ++i)
-                key[half][i] = 32 * i + 8 * t < dim ? load16(at + 32 * i) : make_uint4(0, 0, 0, 0);
+                key[half][i] = 32 * i + 8 * t < dim ? load_word<Word>(at + 32 * i * kBytes) : Word{};
         }
     }
 
@@ -103,11 +102,10 @@ template <typename Element, int kDim> struct ExactRows {
         const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            const int at_row = min(row + 2 * t + k % 2 + k / 2 * 8, n - 1);
-            const Element *at = static_cast<const Element *>(rows) + size_t(at_row) * dim + 8 * g;
+            const char *at = place_of(rows, min(row + 2 * t + k % 2 + k / 2 * 8, n - 1), dim, 8 * g);
 #pragma unroll
             for (int h = 0; h < kValueLoads; ++h)
-                value[k][h] = 64 * h + 8 * g < dim ? load16(at + 64 * h) : make_uint4(0, 0, 0, 0);
+                value[k][h] = 64 * h + 8 * g < dim ? load_word<Word>(at + 64 * h * kBytes) : Word{};
         }
     }
 
@@ -118,7 +116,7 @@ template <typename Element, int kDim> struct ExactRows {
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int i = 0; i < kKeyLoads; ++i)
-                key[half][i] = Staging<kDim * 2>::template fetch<uint4>(tile, 8 * half + g, 64 * i + 16 * t);
+                key[half][i] = Tile::template fetch<Word>(tile, 8 * half + g, (32 * i + 8 * t) * kBytes);
     }
 
     __device__ __forceinline__ void fetch_values(const char *tile) {
@@ -127,9 +125,21 @@ template <typename Element, int kDim> struct ExactRows {
         for (int k = 0; k < 4; ++k)
 #pragma unroll
             for (int h = 0; h < kValueLoads; ++h)
-                value[k][h] =
-                    Staging<kDim * 2>::template fetch<uint4>(tile, 2 * t + k % 2 + k / 2 * 8, 128 * h + 16 * g);
+                value[k][h] = Tile::template fetch<Word>(tile, 2 * t + k % 2 + k / 2 * 8, (64 * h + 8 * g) * kBytes);
     }
+
+  private:
+    static __device__ __forceinline__ const char *place_of(const void *rows, int row, int dim, int channel) {
+        return static_cast<const char *>(rows) + (size_t(row) * dim + channel) * kBytes;
+    }
+};
+
+// Rows of the exact store (or new tokens) in a 16-bit type.
+template <typename Element, int kDim> struct ExactRows : LoadedRows<uint4, kDim> {
+    using Loaded = LoadedRows<uint4, kDim>;
+    using Loaded::kKeyLoads, Loaded::kValueLoads, Loaded::key, Loaded::value;
+    using Operand = Element;
+    static constexpr bool kMayBeFresh = true;
 
     __device__ __forceinline__ void sanitize_keys(bool wanted) {
         if (!wanted) return;

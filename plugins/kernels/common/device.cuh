@@ -147,9 +147,10 @@ template <typename Element> __device__ __forceinline__ uint32_t sanitize_pair(ui
     return pack(from_float<Element>(sanitize(to_float(pair[0]))), from_float<Element>(sanitize(to_float(pair[1]))));
 }
 
-// Streaming 16- and 8-byte loads of rows that this step reads once.
-__device__ __forceinline__ uint4 load16(const void *address) { return __ldg(static_cast<const uint4 *>(address)); }
-__device__ __forceinline__ uint2 load8(const void *address) { return __ldg(static_cast<const uint2 *>(address)); }
+// 16 or 8 bytes of rows that this step does not write.
+template <typename Word> __device__ __forceinline__ Word load_word(const void *address) {
+    return __ldg(static_cast<const Word *>(address));
+}
 
 // Ascending order of floats as unsigned numbers.
 __device__ __forceinline__ unsigned ordered(float x) {
