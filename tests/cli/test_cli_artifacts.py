@@ -10,20 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from retentive_export.cli import main
 from retentive_export.runtime import Session
+from tests.cli.calls import call
 from tests.factories import photograph
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def call(*args: object, stdin: str | None = None) -> Result:
-    result = CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture

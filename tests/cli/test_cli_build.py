@@ -12,22 +12,17 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 import retentive_export
 from retentive_export import cli, errors, pipeline
 from retentive_export.cli import main
 from retentive_export.report import human_bytes
 from retentive_export.spec.recipe import Recipe, load_recipe, parse_recipe
+from tests.cli.calls import call
 from tests.conftest import text_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def call(*args: object) -> Result:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture

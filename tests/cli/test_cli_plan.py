@@ -10,36 +10,12 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-import yaml
-from click.testing import CliRunner, Result
 
-from retentive_export.cli import main
 from retentive_export.spec.targets import load_targets
-from tests.conftest import text_recipe
-from tests.spec.test_targets import MINE
+from tests.cli.calls import call
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def call(*args: object) -> Result:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-@pytest.fixture
-def recipe_file(text_model: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny-text.yaml"
-    path.write_text(yaml.safe_dump(text_recipe(text_model)))
-    return path
-
-
-@pytest.fixture
-def targets_file(tmp_path: Path) -> Path:
-    path = tmp_path / "targets.yaml"
-    path.write_text(yaml.safe_dump({"mine": MINE}))
-    return path
 
 
 def plan_json(*args: object) -> dict[str, object]:

@@ -6,35 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
-from click.testing import CliRunner, Result
 
 from retentive_export.backends.tensorrt import builder
-from retentive_export.cli import main
 from retentive_export.errors import DeviceError, MissingExtraError
 from retentive_export.spec.targets import load_targets
-from tests.conftest import text_recipe
-from tests.spec.test_targets import MINE
-
-
-def call(*args: object) -> Result:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-@pytest.fixture
-def recipe_file(text_model: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny-text.yaml"
-    path.write_text(yaml.safe_dump(text_recipe(text_model)))
-    return path
-
-
-@pytest.fixture
-def targets_file(tmp_path: Path) -> Path:
-    path = tmp_path / "targets.yaml"
-    path.write_text(yaml.safe_dump({"mine": MINE}))
-    return path
+from tests.cli.calls import call
 
 
 @pytest.mark.parametrize(
