@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from retentive_export.pipeline import BuildResult, build
     from retentive_export.runtime import Generation, Sampler, Session
     from retentive_export.spec.recipe import Recipe, load_recipe
-    from retentive_export.validate import GoldenReport, validate_golden
+    from retentive_export.validate import ValidationReport, validate_against, validate_golden
 
     __version__: str
 
@@ -55,7 +55,7 @@ __all__ = [
     "CapacityError",
     "ExportError",
     "Generation",
-    "GoldenReport",
+    "ValidationReport",
     "InputError",
     "MissingExtraError",
     "ModelError",
@@ -71,18 +71,20 @@ __all__ = [
     "__version__",
     "build",
     "load_recipe",
+    "validate_against",
     "validate_golden",
 ]
 
 _HOMES = {
     "BuildResult": "pipeline",
     "Generation": "runtime",
-    "GoldenReport": "validate",
+    "ValidationReport": "validate",
     "Recipe": "spec.recipe",
     "Sampler": "runtime",
     "Session": "runtime",
     "build": "pipeline",
     "load_recipe": "spec.recipe",
+    "validate_against": "validate",
     "validate_golden": "validate",
 }
 

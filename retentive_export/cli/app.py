@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from retentive_export.cli.artifacts import inspect, validate
+from retentive_export.cli.artifacts import inspect
 from retentive_export.cli.build import build
 from retentive_export.cli.doctor import doctor
 from retentive_export.cli.plan import plan
 from retentive_export.cli.recipes import recipes, targets
 from retentive_export.cli.run import run
 from retentive_export.cli.shared import JSON
+from retentive_export.cli.validate import validate
 from retentive_export.errors import RetentiveExportError
 
 __all__ = ["main"]

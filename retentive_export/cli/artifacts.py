@@ -1,4 +1,4 @@
-"""`inspect` and `validate`: look at a finished artifact."""
+"""`inspect`: look at a finished artifact."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ import click
 
 from retentive_export.cli.shared import (
     artifact_argument,
-    backend_options,
     echo_json,
-    given,
     json_option,
     print_tables,
-    quiet_libraries,
 )
-from retentive_export.errors import ValidationError
 
-__all__ = ["inspect", "validate"]
+__all__ = ["inspect"]
 
 
 @click.command()
@@ -41,27 +37,3 @@ def inspect(out: Path, verbose: bool, as_json: bool) -> None:
     if verbose:
         tables += [report.contract_table(graph, manifest) for graph in manifest.contract]
     print_tables(*(part for table in tables for part in (table, "")))
-
-
-@click.command()
-@artifact_argument
-@backend_options
-@json_option
-def validate(
-    out: Path, backend: str | None, threads: int | None, provider: str | None, device: str | None, as_json: bool
-) -> None:
-    """Verify the files of the artifact OUT and replay its golden run against the reference's results."""
-    from retentive_export import report
-    from retentive_export.validate import validate_golden
-
-    quiet_libraries()
-    result = validate_golden(out, backend, **given(threads=threads, provider=provider, device=device))
-    if as_json:
-        echo_json(report.golden_data(result))
-    else:
-        print_tables(report.golden_table(result))
-    if not result.passed:
-        raise ValidationError(
-            f"{out} differs from its reference: {'; '.join(result.failures())}",
-            hint="build it again; if that does not help, this machine's runtime computes differently",
-        )

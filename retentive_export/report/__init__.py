@@ -14,11 +14,18 @@ from retentive_export.report.artifact import (
     plan_table,
 )
 from retentive_export.report.doctor import diagnosis_data, diagnosis_table
-from retentive_export.report.golden import golden_data, golden_table
 from retentive_export.report.planner import measured_data, measured_table, planner_data, planner_tables
 from retentive_export.report.plot import curves_svg
 from retentive_export.report.sizes import human_bytes
 from retentive_export.report.targets import targets_table
+from retentive_export.report.validation import (
+    layers_table,
+    validation_data,
+    validation_markdown,
+    validation_table,
+    verdict,
+)
+from retentive_export.report.validation_html import validation_html
 
 __all__ = [
     "build_data",
@@ -29,9 +36,8 @@ __all__ = [
     "diagnosis_data",
     "diagnosis_table",
     "files_table",
-    "golden_data",
-    "golden_table",
     "human_bytes",
+    "layers_table",
     "manifest_data",
     "manifest_table",
     "measured_data",
@@ -41,4 +47,9 @@ __all__ = [
     "planner_data",
     "planner_tables",
     "targets_table",
+    "validation_data",
+    "validation_html",
+    "validation_markdown",
+    "validation_table",
+    "verdict",
 ]

@@ -15,6 +15,7 @@ from PIL import Image
 from retentive_export.runtime import Session
 from tests.cli.calls import call
 from tests.factories import photograph
+from tests.validate.wrong_graphs import with_wrong_gate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -175,6 +176,47 @@ def test_validate_that_fails(text_artifact: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["passed"] is False
     error = json.loads(result.stderr)
     assert (error["error"], error["exit_code"]) == ("ValidationError", 10)
+
+
+def test_validate_against_the_reference(vision_artifact: Path, tmp_path: Path) -> None:
+    folder, page, text = tmp_path / "new" / "report", tmp_path / "one.html", tmp_path / "one.md"
+    command = ["validate", vision_artifact, "--against", "reference", "--steps", 3, "--layers", "--threads", 1]
+    result = call(*command, "--report", folder, "--html", page, "--markdown", text)
+    assert result.exit_code == 0, result.stderr
+    assert "onnxruntime against PyTorch on the CPU" in result.stdout
+    assert "layer by layer" in result.stdout
+    assert "FAILED" not in result.stdout
+    assert sorted(path.name for path in folder.iterdir()) == ["validation.html", "validation.json", "validation.md"]
+    data = json.loads((folder / "validation.json").read_text())
+    assert (data["passed"], data["against"], data["lockstep"], data["first_layer"]) == (True, "reference", True, None)
+    assert len(data["steps"]) == data["prefill"] + 3
+    assert page.read_bytes() == (folder / "validation.html").read_bytes()
+    assert text.read_bytes() == (folder / "validation.md").read_bytes()
+
+
+def test_validate_that_fails_leaves_its_report(vision_artifact: Path, tmp_path: Path) -> None:
+    wrong = with_wrong_gate(vision_artifact, tmp_path / "wrong", 2, before=0.98, after=0.9)
+    page = tmp_path / "page.html"
+    result = call("validate", wrong, "--against", "reference", "--layers", "--threads", 1, "--html", page)
+    assert result.exit_code == 10
+    assert "the first layer that drifts: layer 2, " in result.stderr
+    (marked,) = [line for line in result.stdout.splitlines() if line.endswith("<- first")]
+    assert marked.startswith("2 ")
+    assert "drifts first" in page.read_text()
+
+
+def test_validate_usage(text_artifact: Path, tmp_path: Path) -> None:
+    assert call("validate", text_artifact, "--layers", "--threads", 1).exit_code == 0
+    assert call("validate", text_artifact, "--steps", 2, "--threads", 1).exit_code == 0
+    assert call("validate", text_artifact, "--steps", 2, "--layers").exit_code == 2
+    assert call("validate", text_artifact, "--steps", -1).exit_code == 2
+    assert call("validate", text_artifact, "--against", "abacus").exit_code == 2
+    assert call("validate", text_artifact, "--against", "onnxruntime").exit_code == 3
+    assert call("validate", text_artifact, "--against", "tensorrt").exit_code in (6, 8)
+    (tmp_path / "file").write_text("")
+    refused = call("validate", text_artifact, "--threads", 1, "--markdown", tmp_path / "file" / "report.md")
+    assert refused.exit_code == 9
+    assert (tmp_path / "file").read_text() == ""
 
 
 @pytest.mark.parametrize("command", [["run", "-p", "x"], ["inspect"], ["validate"]])

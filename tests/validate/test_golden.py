@@ -12,7 +12,7 @@ import pytest
 
 from retentive_export.backends.onnxruntime import OnnxRuntimeBackend
 from retentive_export.errors import ArtifactError, NumericalError
-from retentive_export.report import golden_data, golden_table
+from retentive_export.report import validation_data, validation_table
 from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.manifest import file_entry
 from retentive_export.validate import validate_golden
@@ -73,9 +73,9 @@ def test_logits_that_differ(text_artifact: Path, tmp_path: Path) -> None:
     assert report.steps[7].cosine < 0.99
     assert report.agreement == 1 - 1 / len(report.steps)
     assert any(failure.startswith("logit error is") for failure in report.failures())
-    assert golden_data(report)["failures"] == list(report.failures())
-    assert json.dumps(golden_data(report), allow_nan=False)
-    assert golden_table(report).row_count == len(report.checks())
+    assert validation_data(report)["failures"] == list(report.failures())
+    assert json.dumps(validation_data(report), allow_nan=False)
+    assert validation_table(report).row_count == len(report.checks())
 
 
 def test_states_that_differ(text_artifact: Path, tmp_path: Path) -> None:
