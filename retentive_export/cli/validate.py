@@ -74,6 +74,8 @@ def validate(
     if as_json:
         echo_json(report.validation_data(result))
     else:
+        if against != "golden":
+            print_tables(report.conditions(result), "")
         print_tables(report.validation_table(result))
         if layers:
             print_tables("", report.layers_table(result))
@@ -82,7 +84,8 @@ def validate(
         where = f"; the first layer that drifts: {drift}" if drift else ""
         raise ValidationError(
             f"{out} differs from its reference: {'; '.join(result.failures())}{where}",
-            hint="build it again; if that does not help, this machine's runtime computes differently",
+            hint="build it again; if that does not help, this machine's runtime computes differently"
+            + ("" if layers else ", and --against reference --layers tells where"),
         )
 
 

@@ -19,6 +19,7 @@ from retentive_export.report.plot import curves_svg
 from retentive_export.report.sizes import human_bytes
 from retentive_export.report.targets import targets_table
 from retentive_export.report.validation import (
+    conditions,
     layers_table,
     validation_data,
     validation_markdown,
@@ -31,6 +32,7 @@ __all__ = [
     "build_data",
     "build_table",
     "cache_words",
+    "conditions",
     "contract_table",
     "curves_svg",
     "diagnosis_data",

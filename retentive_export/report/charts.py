@@ -56,8 +56,8 @@ def line_chart(title: str, series: Sequence[Series], *, limit: float | None = No
 
 
 def bar_chart(title: str, names: Sequence[str], values: Sequence[float], *, marked: int | None = None) -> str:
-    """A bar per name for its share of the limit, on a logarithmic axis; those over it are red, the marked one is named
-    so."""
+    """A bar per name for its share of the limit, on a logarithmic axis; those over it are red, and the title
+    names the marked one."""
     low, high = _decades([*values, 1.0])
     bottom = TOP + 14 * len(names)
 
@@ -65,17 +65,17 @@ def bar_chart(title: str, names: Sequence[str], values: Sequence[float], *, mark
         share = (math.log10(min(max(value, 10.0**low), 10.0**high)) - low) / (high - low)
         return LEFT + share * (RIGHT - LEFT)
 
+    title = title if marked is None else f"{title}; {names[marked]} drifts first"
     parts = [_text(4, 16, title, weight="bold")]
     for index, (name, value) in enumerate(zip(names, values, strict=True)):
         y, end = TOP + 14 * index, across(value)
         color = _BAD if value > 1 else "#1f6fb4"
-        parts.append(_text(LEFT - 4, y + 10, name, anchor="end"))
+        weight, ink = ("bold", _BAD) if index == marked else ("normal", "")
+        parts.append(_text(LEFT - 4, y + 10, name, anchor="end", weight=weight, color=ink))
         parts.append(
             f'<rect x="{LEFT}" y="{y + 2}" width="{max(1.0, end - LEFT):.1f}" height="10" fill="{color}">'
             f"<title>{escape(name)}: {value:.3g}</title></rect>"
         )
-        if index == marked:
-            parts.append(_text(RIGHT, y + 10, "drifts first", anchor="end", weight="bold", color="currentColor"))
     x = across(1.0)
     parts.append(f'<path d="M{x:.1f} {TOP}V{bottom}" stroke="{_LIMIT}" stroke-dasharray="5 3"/>')
     parts.append(_text(x, bottom + 12, "limit", anchor="middle", color=_LIMIT))

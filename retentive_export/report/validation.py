@@ -87,8 +87,9 @@ def step_cells(report: ValidationReport, index: int) -> tuple[str, ...]:
 
 def validation_table(report: ValidationReport) -> Table:
     """One line per quantity: the value, the limit, and whether it holds."""
-    side = "golden run on " + report.backend if report.against == "golden" else conditions(report)
-    table = Table(*CHECK_COLUMNS, title=side, title_justify="left", box=None, pad_edge=False)
+    golden = report.against == "golden"
+    title = f"golden run on {report.backend}" if golden else f"{report.backend} against {report.against}"
+    table = Table(*CHECK_COLUMNS, title=title, title_justify="left", box=None, pad_edge=False)
     for check in report.checks():
         table.add_row(*(escape(cell) for cell in check_cells(check)), style=None if check.holds else "red")
     return table

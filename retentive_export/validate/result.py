@@ -98,7 +98,8 @@ class ValidationReport:
             return None
         cause = str(layer.cause)
         value = layer.victim_share if cause == VICTIMS else layer.state_error[cause]
-        return f"layer {layer.layer}, {cause} {value:.3g} (limit {self.limits.of(cause):.3g}), step {layer.first_step}"
+        limit = self.limits.of(cause)
+        return f"layer {layer.layer}, {cause} {value:.3g} (limit {limit:.3g}), from step {layer.first_step} on"
 
     def checks(self) -> tuple[Check, ...]:
         """Every quantity in the order in which a table shows them."""

@@ -81,10 +81,10 @@ def drawings(page: str) -> list[ET.Element]:
 
 def test_the_verdict_names_the_first_layer() -> None:
     assert verdict(PASSED) == "passed: every limit is kept"
-    assert "the first layer that drifts: layer 1, importance 0.04 (limit 0.001), step 1" in verdict(FAILED)
+    assert "the first layer that drifts: layer 1, importance 0.04 (limit 0.001), from step 1 on" in verdict(FAILED)
     assert "logit error is 0.5, limit 0.001" in verdict(FAILED)
     for text in (validation_markdown(FAILED), validation_html(FAILED)):
-        assert "layer 1, importance 0.04 (limit 0.001), step 1" in text
+        assert "layer 1, importance 0.04 (limit 0.001), from step 1 on" in text
     assert validation_table(FAILED).row_count == len(FAILED.checks())
 
 

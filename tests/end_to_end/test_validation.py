@@ -1,0 +1,36 @@
+"""Validation of whole models with real weights: ONNX Runtime against PyTorch passes, one wrong constant is located."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from retentive_export.validate import validate_against
+from tests.end_to_end.twin import build_recipe
+from tests.validate.wrong_graphs import with_wrong_gate
+
+
+def check(artifact: Path, wrong: Path, layer: int, *, steps: int) -> None:
+    """The artifact passes layer by layer; with importance_decay 0.9 instead of 0.98 in one layer, that layer drifts and
+    no other."""
+    report = validate_against(artifact, steps=steps, layers=True)
+    assert report.passed, report.failures()
+    assert report.agreement == 1
+    assert report.first_layer is None
+    with_wrong_gate(artifact, wrong, layer, before=0.98, after=0.9)
+    report = validate_against(wrong, steps=steps, layers=True)
+    assert not report.passed
+    assert [one.layer for one in report.layers if one.drifts] == [layer]
+    assert f"layer {layer}, importance" in str(report.drift())
+
+
+def test_reference_vlm(reference_artifact: Path, tmp_path: Path) -> None:
+    check(reference_artifact, tmp_path / "wrong", 3, steps=24)
+    free = validate_against(reference_artifact, steps=24)
+    assert free.passed, free.failures()
+    assert not free.lockstep
+
+
+def test_smollm2(tmp_path: Path) -> None:
+    """int4 rows, in a cache so small that the prompt fills it."""
+    artifact = build_recipe("smollm2-135m", tmp_path / "out", "cache.budget.rows=96", "golden_steps=1")
+    check(artifact, tmp_path / "wrong", 7, steps=8)
