@@ -31,6 +31,7 @@ from retentive_export.spec.plan import CachePlan, plan_cache
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
+from retentive_export.spec.weights import check_weights
 from retentive_export.steps import Step, StepRunner
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class Job:
     source: Path | str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.source, self._gguf = locate(self.recipe.model)
+        recipe, target = self.recipe, self.target
+        check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
+        self.source, self._gguf = locate(recipe.model)
 
     @cached_property
     def adapter(self) -> ModelAdapter:
@@ -114,7 +117,9 @@ class Job:
         steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
         if self.recipe.model.frame is not None:
             steps.append(("vision", model, self._vision))
-        steps.append(("decoder", [model, cache], self._decoder))
+        quantised = [self.recipe.weights.model_dump(), importlib.metadata.version("onnxruntime")]
+        weights = [] if self.recipe.weights.format == "none" else [quantised]
+        steps.append(("decoder", [model, cache, *weights], self._decoder))
         steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
         if self.target.backend in VENDORS:
             check_machine(self.target)
@@ -145,9 +150,11 @@ class Job:
 
     def _decoder(self, work: Path) -> dict[str, Any]:
         from retentive_export.export.decoder import attention_scale, decoder_model
-        from retentive_export.export.save import contract_of, save_flavours
+        from retentive_export.export.passes.quantise_weights import quantise_weights
+        from retentive_export.export.save import contract_of, save_flavours, save_quantised
 
         model = decoder_model(self.graph)
+        record = quantise_weights(model, self.recipe.weights) if self.recipe.weights.format != "none" else None
         return {
             "family": self.adapter.family,
             "text": self.adapter.text_shape().model_dump(mode="json"),
@@ -157,7 +164,8 @@ class Job:
             "full_cache_bytes": self.plan.full_cache_bytes,
             "scale": attention_scale(model),
             "contract": {"decoder": [tensor.model_dump(mode="json") for tensor in contract_of(model)]},
-            "graphs": save_flavours(model, work, "decoder"),
+            "weights": record.model_dump(mode="json") if record else None,
+            "graphs": (save_quantised if record else save_flavours)(model, work, "decoder"),
         }
 
     def _golden(self, work: Path) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import onnx
 import onnx_ir as ir
 
 from retentive_export.errors import ExportError
+from retentive_export.export.passes.alias_tables import alias_tables
 from retentive_export.export.passes.flavours import tensorrt_flavour
 from retentive_export.spec.files import storage_errors
 from retentive_export.spec.manifest import TensorContract
 
-__all__ = ["contract_of", "save_flavours", "save_graph"]
+__all__ = ["contract_of", "save_flavours", "save_graph", "save_quantised"]
 
 EXTERNAL_FROM = 1024
 """Tensors of at least this many bytes go to the external file."""
@@ -27,6 +28,21 @@ def save_graph(model: ir.Model, path: Path) -> None:
     with storage_errors(path):
         ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=EXTERNAL_FROM)
     _check(path)
+
+
+def save_quantised(model: ir.Model, directory: Path, stem: str) -> dict[str, str]:
+    """Write the ONNX Runtime flavour of a graph with quantised weights, its one flavour; flavour -> file name.
+
+    A table that Gather and MatMul share lies in the file once.
+    """
+    name = f"{stem}.onnx"
+    save_graph(model, directory / name)
+    stored = ir.load(directory / name)
+    alias_tables(stored)
+    with storage_errors(directory / name):
+        ir.save(stored, directory / name)
+    _check(directory / name)
+    return {"onnxruntime": name}
 
 
 def save_flavours(model: ir.Model, directory: Path, stem: str) -> dict[str, str]:

@@ -9,10 +9,11 @@ from retentive_export.planner.estimates import decoder_activations, tokens_per_s
 from retentive_export.planner.fit import BoardPlan, Point, largest, largest_budget
 from retentive_export.planner.shape import ModelShape, model_shape
 from retentive_export.planner.state import StateBytes, split_state
-from retentive_export.spec.geometry import BYTES
+from retentive_export.planner.weights import WeightBytes, weight_bytes
 from retentive_export.spec.plan import CachePlan, plan_cache
 from retentive_export.spec.recipe import BudgetSection, Recipe
 from retentive_export.spec.targets import Board, Target
+from retentive_export.spec.weights import WeightsSection, check_weights
 
 __all__ = ["Assumptions", "Memory", "Plan", "plan_recipe"]
 
@@ -49,12 +50,14 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A recipe on a target. state: the parts of `memory.state`. boards: one per board of the target."""
+    """A recipe on a target. weight_bytes, state: the parts of `memory`'s. boards: one per board of the target."""
 
     recipe: str
     target: Target
     model: ModelShape
     dtype: str
+    weights: WeightsSection
+    weight_bytes: WeightBytes
     cache: CachePlan
     memory: Memory
     state: StateBytes
@@ -73,12 +76,15 @@ def plan_recipe(
         assumptions: margin and efficiency.
 
     Raises:
-        RecipeError, ModelError: the recipe or its model cannot be planned; see `model_shape` and `plan_cache`.
+        RecipeError, ModelError: the recipe or its model cannot be planned; see `model_shape`, `plan_cache` and
+            `check_weights`.
     """
     assumed = assumptions or Assumptions()
+    check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
     shape = model_shape(recipe.model)
     cache = plan_cache(recipe, shape.text, shape.frame)
-    sums = _Sums(shape=shape, dtype=recipe.model.dtype, chunk=recipe.cache.chunk, target=target)
+    weights = weight_bytes(shape, recipe.weights, recipe.model.dtype)
+    sums = _Sums(shape=shape, weights=weights, dtype=recipe.model.dtype, chunk=recipe.cache.chunk, target=target)
     memory = sums.memory(cache.geometry.rows, cache.state_bytes)
     chosen = target.boards if boards is None else boards
     return Plan(
@@ -86,6 +92,8 @@ def plan_recipe(
         target=target,
         model=shape,
         dtype=recipe.model.dtype,
+        weights=recipe.weights,
+        weight_bytes=weights,
         cache=cache,
         memory=memory,
         state=split_state(cache),
@@ -100,6 +108,7 @@ class _Sums:
     """Bytes as functions of the cache."""
 
     shape: ModelShape
+    weights: WeightBytes
     dtype: str
     chunk: int
     target: Target
@@ -109,7 +118,7 @@ class _Sums:
         fused = self.target.engines != "none"
         decoder = decoder_activations(self.shape, self.dtype, rows, self.chunk, fused=fused)
         return Memory(
-            weights=self.shape.parameters.total * BYTES[self.dtype],
+            weights=self.weights.total,
             state=state,
             activations=decoder + vision_activations(self.shape, self.dtype, fused=fused),
             workspace=workspace(self.shape, rows, self.chunk, fused=fused),
@@ -117,7 +126,7 @@ class _Sums:
 
     def moved(self, cache_bytes: int) -> int:
         """Bytes that a decode step reads: weights once, and the cache."""
-        return self.shape.parameters.per_token * BYTES[self.dtype] + cache_bytes
+        return self.weights.per_token + cache_bytes
 
 
 def _board(

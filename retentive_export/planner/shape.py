@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from retentive_export.errors import ModelError, RecipeError
 from retentive_export.planner.config import ModelConfig, model_config
 from retentive_export.planner.families import Family, family_of
-from retentive_export.planner.families.text import head_dim, layer_parameters
+from retentive_export.planner.families.text import head_dim, layer_matrices, layer_parameters
 from retentive_export.planner.frames import FrameTokens
 from retentive_export.spec.layout import TextShape
 from retentive_export.spec.plain import describe_errors
@@ -47,14 +47,16 @@ class Parameters:
 class ModelShape:
     """Everything that planning needs of a model.
 
-    intermediate: width of the language model's MLP. vision: (hidden, intermediate, heads) of the vision tower. frame:
-    what the recipe's frame becomes. The last two are None for a text-only model. origin: where all of it comes from.
+    intermediate: width of the language model's MLP. matrices: (inputs, outputs) of each in one of its layers. vision:
+    (hidden, intermediate, heads) of the vision tower. frame: what the recipe's frame becomes. The last two are None for
+    a text-only model. origin: where all of it comes from.
     """
 
     family: str
     text: TextShape
     intermediate: int
     parameters: Parameters
+    matrices: tuple[tuple[int, int], ...]
     vision: tuple[int, int, int] | None
     frame: FrameTokens | None
     origin: str
@@ -114,6 +116,7 @@ def _shape(found: ModelConfig, family: Family, frame: FrameTokens | None) -> Mod
         text=shape,
         intermediate=text["intermediate_size"],
         parameters=parameters,
+        matrices=layer_matrices(text),
         vision=_tower(config["vision_config"]) if family.frame else None,
         frame=frame,
         origin=found.origin,

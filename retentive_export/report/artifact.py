@@ -110,6 +110,7 @@ def manifest_data(directory: Path, manifest: Manifest) -> dict[str, Any]:
         "text": manifest.text.model_dump(mode="json"),
         "frame": list(manifest.vision.frame) if manifest.vision else None,
         "tokens_per_frame": len(manifest.vision.block_ids) if manifest.vision else None,
+        "weights": manifest.weights.model_dump(mode="json") if manifest.weights else None,
         "cache": manifest.cache,
         "engine": manifest.engine.model_dump(mode="json") if manifest.engine else None,
         "state_bytes": manifest.state_bytes,
@@ -129,6 +130,9 @@ def manifest_table(manifest: Manifest) -> Table:
         height, width = manifest.vision.frame
         tokens = len(manifest.vision.block_ids)
         table.add_row("frame", f"{height} x {width} pixels (height x width), {tokens} tokens")
+    if quantised := manifest.weights:
+        words = f"{quantised.format} in blocks of {quantised.block}, {human_bytes(quantised.bytes)}"
+        table.add_row("weights", f"{words} for {quantised.parameters:,} parameters in {quantised.matrices} matrices")
     for index, line in enumerate(cache_words(plan)):
         table.add_row("cache" if index == 0 else "", line)
     table.add_row("bytes per session", _ratio(manifest.state_bytes, manifest.full_cache_bytes))

@@ -11,7 +11,6 @@ from rich.table import Table
 from retentive_export.planner import BoardPlan, MeasuredArm, Plan, Point
 from retentive_export.report.artifact import cache_words, facts_table
 from retentive_export.report.sizes import human_bytes
-from retentive_export.spec.geometry import BYTES
 from retentive_export.spec.manifest import cache_fields
 from retentive_export.spec.targets import Board
 
@@ -33,6 +32,7 @@ def planner_data(plan: Plan) -> dict[str, Any]:
             "parameters": {**asdict(shape.parameters), "total": shape.parameters.total},
             "frame": asdict(shape.frame) if shape.frame else None,
         },
+        "weights": {**plan.weights.model_dump(), **asdict(plan.weight_bytes)},
         "cache": cache_fields(plan.cache),
         "memory": {**asdict(plan.memory), "total": plan.memory.total},
         "state": asdict(plan.state),
@@ -67,7 +67,8 @@ def _bytes_table(plan: Plan) -> Table:
         table.add_row("frame", f"{frame.frame[0]} x {frame.frame[1]} pixels: {seen}")
     for index, line in enumerate(cache_words(plan.cache)):
         table.add_row("cache" if index == 0 else "", line)
-    table.add_row("weights", f"{human_bytes(memory.weights)} in {plan.dtype}: {_weights_words(plan)}")
+    quantised = "" if plan.weights.format == "none" else f" and {plan.weights.format}, blocks of {plan.weights.block}"
+    table.add_row("weights", f"{human_bytes(memory.weights)} in {plan.dtype}{quantised}: {_weights_words(plan)}")
     parts = f"rows {human_bytes(state.rows)}, memory {human_bytes(state.memory)}"
     table.add_row("state", f"{memory.state:,} bytes: {parts}, bookkeeping {human_bytes(state.bookkeeping)}")
     full, context = plan.cache.full_cache_bytes, plan.cache.context
@@ -86,10 +87,10 @@ _ENGINES = {"device": "built on the device itself", "anywhere": "built on any ma
 
 
 def _weights_words(plan: Plan) -> str:
-    size, parts = BYTES[plan.dtype], plan.model.parameters
+    parts = plan.weight_bytes
     named = [("vision", parts.vision), ("embedding", parts.embedding), ("layers", parts.layers)]
-    words = [f"{name} {human_bytes(count * size)}" for name, count in named if count]
-    words.append(f"head {human_bytes(parts.head * size)}" if parts.head else "head shared with the embedding")
+    words = [f"{name} {human_bytes(size)}" for name, size in named if size]
+    words.append(f"head {human_bytes(parts.head)}" if parts.head else "head shared with the embedding")
     return ", ".join(words)
 
 

@@ -15,6 +15,7 @@ from retentive_export.errors import ArtifactError, RecipeError
 from retentive_export.spec.layout import DialogueLayout, TextShape, VisionLayout
 from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.recipe import GenerationSection, Thresholds
+from retentive_export.spec.weights import WeightsRecord
 
 __all__ = [
     "MANIFEST",
@@ -96,7 +97,7 @@ class Manifest(_Part):
 
     graphs: flavour -> graph file; `vision` is the same for all flavours. cache: geometry, gate, layers, policy,
     capacity (null: unbounded run) and context, from which every byte of a session follows. scale: factor on q k^T.
-    engine: null where the target runs graphs.
+    weights: what was quantised; null where weights are in `dtype`. engine: null where the target runs graphs.
     """
 
     schema_: str = Field(default=SCHEMA, alias="schema")
@@ -118,6 +119,7 @@ class Manifest(_Part):
     full_cache_bytes: int
     thresholds: Thresholds
     generation: GenerationSection
+    weights: WeightsRecord | None = None
     engine: EngineSection | None = None
     files: dict[str, FileEntry] = Field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from retentive_export.errors import RecipeError
 from retentive_export.spec.gate import GateConfig, SigmoidGate
 from retentive_export.spec.plain import describe_errors, parse_bytes, plain_copy, plain_yaml
+from retentive_export.spec.weights import WeightsSection
 
 __all__ = ["Recipe", "Thresholds", "apply_overrides", "load_recipe", "parse_recipe", "recipe_names", "recipe_path"]
 
@@ -149,11 +150,15 @@ class Thresholds(_Section):
     """Limits of `validate`; null: by the dtype (1e-3 in float32, 2e-2 in float16 and bfloat16).
 
     logit_error: largest absolute difference of logits over their range. state_error: largest absolute difference of a
-    state tensor over its largest magnitude; it decides in float32 only.
+    state tensor over its largest magnitude; it decides in float32 only. weight_kl, weight_disagreement: with quantised
+    weights, in the place of both: mean KL divergence of the next token from the float model's, in nats; share of steps
+    with another greedy token.
     """
 
     logit_error: float | None = Field(default=None, gt=0)
     state_error: float | None = Field(default=None, gt=0)
+    weight_kl: float = Field(default=0.1, gt=0)
+    weight_disagreement: float = Field(default=0.1, ge=0, le=1)
 
     def resolved(self, dtype: str, rows: str = "model") -> Thresholds:
         """Without nulls, for a model's dtype and the dtype of its local rows.
@@ -163,9 +168,8 @@ class Thresholds(_Section):
         base = 1e-3 if dtype == "float32" else 2e-2
         level = {"model": 0.0, "int8": 1 / 127, "int4": 1 / 7}[rows]
         logit_error = 2e-2 if rows == "int4" else base
-        return Thresholds(
-            logit_error=self.logit_error or logit_error, state_error=self.state_error or round(base + level, 6)
-        )
+        state_error = self.state_error or round(base + level, 6)
+        return self.model_copy(update={"logit_error": self.logit_error or logit_error, "state_error": state_error})
 
 
 class Recipe(_Section):
@@ -178,6 +182,7 @@ class Recipe(_Section):
     name: str = "unnamed"
     description: str = ""
     model: ModelSection
+    weights: WeightsSection = WeightsSection()
     cache: CacheSection = CacheSection()
     generation: GenerationSection = GenerationSection()
     thresholds: Thresholds = Thresholds()

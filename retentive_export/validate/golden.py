@@ -13,7 +13,7 @@ from retentive_export.errors import ArtifactError, RecipeError
 from retentive_export.spec.manifest import read_manifest, verify_files
 from retentive_export.validate.layers import StateLog
 from retentive_export.validate.metrics import compare_logits
-from retentive_export.validate.result import ValidationReport, first_divergence, state_limits
+from retentive_export.validate.result import ValidationReport, first_divergence, state_limits, weight_limits
 from retentive_export.validate.tokens import (
     GOLDEN,
     Tokens,
@@ -75,6 +75,7 @@ def validate_golden(
         log.add(len(parts) - 1, state, reference)
     logit_limit = manifest.thresholds.resolved(manifest.dtype).logit_error
     assert logit_limit is not None
+    weights = weight_limits(manifest)
     return ValidationReport(
         artifact=manifest.name,
         backend=backend,
@@ -82,11 +83,12 @@ def validate_golden(
         lockstep=False,
         prefill=prefill,
         steps=compared,
-        first_divergence=first_divergence(compared, logit_limit),
+        first_divergence=first_divergence(compared, float("inf") if weights else logit_limit),
         layers=log.layers(),
         compared_steps=tuple(log.steps),
         vision_error=feature_errors(features, {name: golden[name][0] for name in features}),
         logit_limit=logit_limit,
         limits=limits,
-        state_decides=manifest.dtype == "float32",
+        state_decides=manifest.dtype == "float32" and weights is None,
+        weights=weights,
     )

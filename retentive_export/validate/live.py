@@ -17,7 +17,7 @@ from retentive_export.spec.arrays import Array
 from retentive_export.spec.manifest import Manifest, read_manifest, verify_files
 from retentive_export.validate.layers import StateLog
 from retentive_export.validate.metrics import StepReport, compare_logits
-from retentive_export.validate.result import ValidationReport, first_divergence, state_limits
+from retentive_export.validate.result import ValidationReport, first_divergence, state_limits, weight_limits
 from retentive_export.validate.tokens import (
     GOLDEN,
     Tokens,
@@ -88,6 +88,7 @@ def validate_against(
     logit_limit = manifest.thresholds.resolved(manifest.dtype).logit_error
     assert logit_limit is not None
     compared = tuple(run.steps)
+    weights = weight_limits(manifest)
     return ValidationReport(
         artifact=manifest.name,
         backend=backend,
@@ -95,13 +96,14 @@ def validate_against(
         lockstep=lockstep,
         prefill=prefill,
         steps=compared,
-        first_divergence=first_divergence(compared, logit_limit),
+        first_divergence=first_divergence(compared, float("inf") if weights else logit_limit),
         layers=run.log.layers(),
         compared_steps=tuple(run.log.steps),
         vision_error=feature_errors(encode(ours, golden), features),
         logit_limit=logit_limit,
         limits=limits,
-        state_decides=manifest.dtype == "float32",
+        state_decides=manifest.dtype == "float32" and weights is None,
+        weights=weights,
     )
 
 

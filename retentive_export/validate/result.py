@@ -9,7 +9,7 @@ from retentive_export.spec.recipe import Thresholds
 from retentive_export.validate.layers import VICTIMS, LayerReport, StateLimits
 from retentive_export.validate.metrics import StepReport
 
-__all__ = ["Check", "ValidationReport", "first_divergence", "state_limits"]
+__all__ = ["Check", "ValidationReport", "WeightLimits", "first_divergence", "state_limits", "weight_limits"]
 
 STATISTICS = ("importance", "entropy")
 
@@ -25,6 +25,16 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightLimits:
+    """Quantised weights compute another function than the reference's: what decides then. format: of the weights. kl:
+    mean over all steps, in nats. disagreement: share of steps with another greedy token."""
+
+    format: str
+    kl: float
+    disagreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidationReport:
     """The whole comparison of one side with a reference.
 
@@ -35,7 +45,8 @@ class ValidationReport:
     reference holds. vision_error: tensor -> largest absolute difference over the reference's largest magnitude.
     logit_limit: the manifest's threshold, limits: of the state. state_decides: whether victims and state must keep
     their limit; in half precision near-ties between victims fall either way, and from the first one on the two states
-    hold other tokens, so that only logits and features decide.
+    hold other tokens, so that only logits and features decide. weights: of quantised weights, whose limits then decide
+    in place of the logit error's.
     """
 
     artifact: str
@@ -51,6 +62,7 @@ class ValidationReport:
     logit_limit: float
     limits: StateLimits
     state_decides: bool
+    weights: WeightLimits | None = None
 
     @property
     def logit_error(self) -> float:
@@ -61,6 +73,11 @@ class ValidationReport:
     def agreement(self) -> float:
         """Share of steps whose greedy token is the reference's."""
         return sum(step.agrees for step in self.steps) / len(self.steps)
+
+    @property
+    def mean_kl(self) -> float:
+        """Over all steps, in nats."""
+        return sum(step.kl for step in self.steps) / len(self.steps)
 
     @property
     def differing_rows(self) -> dict[int, int]:
@@ -117,13 +134,24 @@ class ValidationReport:
         if self.layers:
             told.append(Check(name="rows that differ", value=sum(self.differing_rows.values())))
             told.append(Check(name="first layer that drifts", value=self.drift() or "none"))
-        limited = [("logit error", self.logit_error, self.logit_limit)]
+        if self.weights:
+            told.append(Check(name="logit error", value=self.logit_error))
+        limited = self._logit_quantities()
         limited += [(f"vision error: {name}", error, self._exact()) for name, error in self.vision_error.items()]
         return (
             *told,
             *(Check(name=n, value=v, limit=limit, holds=v <= limit) for n, v, limit in limited),
             *self._state_checks(),
         )
+
+    def _logit_quantities(self) -> list[tuple[str, float, float]]:
+        if self.weights is None:
+            return [("logit error", self.logit_error, self.logit_limit)]
+        prefix = f"{self.weights.format} weights:"
+        return [
+            (f"{prefix} mean KL (nats)", self.mean_kl, self.weights.kl),
+            (f"{prefix} greedy disagreement", 1 - self.agreement, self.weights.disagreement),
+        ]
 
     def _exact(self) -> float:
         """Limit where no quantised rows are in the way."""
@@ -137,6 +165,14 @@ class ValidationReport:
         if not self.state_decides:
             return [Check(name=name, value=value) for name, value, _ in state]
         return [Check(name=n, value=v, limit=limit, holds=limit is None or v <= limit) for n, v, limit in state]
+
+
+def weight_limits(manifest: Manifest) -> WeightLimits | None:
+    """By the manifest's thresholds; None where weights are not quantised."""
+    if manifest.weights is None:
+        return None
+    limits = manifest.thresholds.resolved(manifest.dtype)
+    return WeightLimits(format=manifest.weights.format, kl=limits.weight_kl, disagreement=limits.weight_disagreement)
 
 
 def state_limits(manifest: Manifest, *, lockstep: bool) -> StateLimits:
@@ -158,5 +194,5 @@ def state_limits(manifest: Manifest, *, lockstep: bool) -> StateLimits:
 
 
 def first_divergence(steps: tuple[StepReport, ...], limit: float) -> int | None:
-    """First step whose greedy token differs or whose logit error is over the limit."""
+    """First step whose greedy token differs or whose logit error is over the limit (infinite: tokens alone)."""
     return next((i for i, step in enumerate(steps) if not step.agrees or step.logit_error > limit), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retentive_export.planner.families.base import Family, Fields, linear
 
-__all__ = ["FAMILY", "head_dim", "layer_parameters"]
+__all__ = ["FAMILY", "head_dim", "layer_matrices", "layer_parameters"]
 
 FAMILY = Family(name="text", model_types=("llama", "mistral", "qwen2", "qwen3", "smollm3"))
 
@@ -14,6 +14,14 @@ _QK_NORM = ("qwen3", "qwen3_vl_text")
 def head_dim(text: Fields) -> int:
     """Size of a head."""
     return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
+
+
+def layer_matrices(text: Fields) -> tuple[tuple[int, int], ...]:
+    """(inputs, outputs) of the seven matrices of one decoder layer."""
+    hidden, inner, size = text["hidden_size"], text["intermediate_size"], head_dim(text)
+    queries, keys = text["num_attention_heads"] * size, text["num_key_value_heads"] * size
+    attention = ((hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden))
+    return (*attention, (hidden, inner), (hidden, inner), (inner, hidden))
 
 
 def layer_parameters(text: Fields) -> int:

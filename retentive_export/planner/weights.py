@@ -1,0 +1,49 @@
+"""Bytes of a model's weights in the recipe's format; exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from retentive_export.planner.shape import ModelShape
+from retentive_export.spec.geometry import BYTES
+from retentive_export.spec.weights import TABLE_BITS, WeightsSection, quantised_bytes
+
+__all__ = ["WeightBytes", "weight_bytes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightBytes:
+    """Bytes by what reads them, as `Parameters` has the counts."""
+
+    vision: int
+    embedding: int
+    layers: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        """All of them, shared ones once."""
+        return self.vision + self.embedding + self.layers + self.head
+
+    @property
+    def per_token(self) -> int:
+        """Those that a decode step reads."""
+        return self.layers + (self.head or self.embedding)
+
+
+def weight_bytes(shape: ModelShape, weights: WeightsSection, dtype: str) -> WeightBytes:
+    """Of a model in `dtype` whose matrices and table are in the format of `weights`; all else stays in `dtype`."""
+    counts, size, text = shape.parameters, BYTES[dtype], shape.text
+    if weights.format == "none":
+        sizes = {name: getattr(counts, name) * size for name in ("vision", "embedding", "layers", "head")}
+        return WeightBytes(**sizes)
+    coded = partial(quantised_bytes, block=weights.block, dtype=dtype)
+    matrices = text.layers * sum(coded(i, o, bits=weights.bits) for i, o in shape.matrices)
+    rest = counts.layers - text.layers * sum(i * o for i, o in shape.matrices)
+    return WeightBytes(
+        vision=counts.vision * size,
+        embedding=coded(text.hidden, text.vocab, bits=TABLE_BITS),
+        layers=matrices + rest * size,
+        head=coded(text.hidden, text.vocab, bits=weights.bits) if counts.head else 0,
+    )
