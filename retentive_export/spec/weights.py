@@ -71,8 +71,8 @@ def check_weights(weights: WeightsSection, dtype: str, engines: str, target: str
         return
     if engines != "none":
         raise RecipeError(
-            f"weights.format is {weights.format!r}, and the target {target!r} runs TensorRT engines, which take weights "
-            "in the model's dtype alone; quantised weights run on ONNX Runtime",
+            f"weights.format is {weights.format!r}, and the target {target!r} runs TensorRT engines, whose weights are "
+            "in the model's dtype; quantised weights run on ONNX Runtime",
             hint="--target cpu, or --set weights.format=none",
         )
     if dtype == "bfloat16":

@@ -29,7 +29,7 @@ from retentive_export.validate import validate_golden
 from tests.conftest import build_artifact, text_recipe
 
 Matrix = NDArray[np.float32]
-SMOLLM2 = ["weights.format=int4", "cache.rows.dtype=model", "cache.budget.rows=96", "golden_steps=32"]
+SMOLLM2 = ["weights.format=int4", "cache.rows.dtype=model", "cache.budget.rows=96", "golden_steps=16"]
 
 
 def random_matrix(*shape: int, seed: int = 0) -> Matrix:

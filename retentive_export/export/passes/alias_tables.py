@@ -36,5 +36,5 @@ def alias_tables(model: ir.Model) -> None:
         node.outputs[0].replace_all_uses_with(value)
         unread = node.inputs[1]
         graph.remove(node, safe=True)
-        if not unread.uses() and unread.name in graph.initializers:
-            del graph.initializers[unread.name]
+        if not unread.uses() and unread.name is not None:
+            graph.initializers.pop(unread.name, None)
