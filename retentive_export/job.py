@@ -117,9 +117,7 @@ class Job:
         steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
         if self.recipe.model.frame is not None:
             steps.append(("vision", model, self._vision))
-        quantised = [self.recipe.weights.model_dump(), importlib.metadata.version("onnxruntime")]
-        weights = [] if self.recipe.weights.format == "none" else [quantised]
-        steps.append(("decoder", [model, cache, *weights], self._decoder))
+        steps.append(("decoder", [model, cache, *_weights_key(self.recipe)], self._decoder))
         steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
         if self.target.backend in VENDORS:
             check_machine(self.target)
@@ -264,6 +262,15 @@ class Job:
         rest = {name: fact for name, fact in facts.items() if name != "vision_contract"}
         vision = {VISION: facts["vision_contract"]} if "vision_contract" in facts else {}
         return {"vision_graph": None, **rest, "contract": facts["contract"] | vision}
+
+
+def _weights_key(recipe: Recipe) -> list[Any]:
+    """The format and the version of the quantiser; empty where nothing is quantised."""
+    if recipe.weights.format == "none":
+        return []
+    import onnxruntime
+
+    return [recipe.weights.model_dump(), onnxruntime.__version__]
 
 
 def _source_stamp(source: Path | str, gguf: str | None) -> list[Any]:
