@@ -13,7 +13,7 @@ from retentive_export.errors import ArtifactError, RecipeError
 from retentive_export.spec.manifest import read_manifest, verify_files
 from retentive_export.validate.layers import StateLog
 from retentive_export.validate.metrics import compare_logits
-from retentive_export.validate.result import ValidationReport, first_divergence, state_limits, weight_limits
+from retentive_export.validate.result import ValidationReport, state_limits
 from retentive_export.validate.tokens import (
     GOLDEN,
     Tokens,
@@ -65,30 +65,20 @@ def validate_golden(
         )
         for index, part in enumerate(parts[: prefill + (held if steps is None else steps)])
     )
-    limits = state_limits(manifest, lockstep=False)
-    log = StateLog(manifest.plan().geometry, limits)
+    log = StateLog(manifest.plan().geometry, state_limits(manifest, lockstep=False))
     if len(compared) == len(parts):
         reference = {name.removeprefix("state."): golden[name] for name in golden if name.startswith("state.")}
         state = opened.state()
         if unknown := sorted(set(reference) - set(state)):
             raise ArtifactError(f"{GOLDEN} holds the state {unknown[0]!r}, which the graph does not have")
         log.add(len(parts) - 1, state, reference)
-    logit_limit = manifest.thresholds.resolved(manifest.dtype).logit_error
-    assert logit_limit is not None
-    weights = weight_limits(manifest)
-    return ValidationReport(
-        artifact=manifest.name,
+    return ValidationReport.of(
+        manifest,
+        compared,
+        log,
         backend=backend,
         against="golden",
         lockstep=False,
         prefill=prefill,
-        steps=compared,
-        first_divergence=first_divergence(compared, float("inf") if weights else logit_limit),
-        layers=log.layers(),
-        compared_steps=tuple(log.steps),
         vision_error=feature_errors(features, {name: golden[name][0] for name in features}),
-        logit_limit=logit_limit,
-        limits=limits,
-        state_decides=manifest.dtype == "float32" and weights is None,
-        weights=weights,
     )

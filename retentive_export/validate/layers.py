@@ -64,11 +64,11 @@ class LayerReport:
 class StateLog:
     """Comparisons of two states of one artifact, step after step.
 
-    `steps` are the compared ones.
+    `steps` are the compared ones; `limits`: what a layer is judged by.
     """
 
     def __init__(self, geometry: CacheGeometry, limits: StateLimits) -> None:
-        self._geometry, self._limits = geometry, limits
+        self._geometry, self.limits = geometry, limits
         self._rows = geometry.batch * geometry.kv_heads * geometry.rows
         self._seen: dict[int, list[tuple[int, dict[str, float]]]] = {}
         self.steps: list[int] = []
@@ -108,5 +108,5 @@ class StateLog:
 
     def _worst(self, share: float, errors: Mapping[str, float]) -> tuple[float, str]:
         """The quantity furthest over its limit: by which factor, and its name."""
-        judged = [(value, self._limits.of(name), name) for name, value in ((VICTIMS, share), *errors.items())]
+        judged = [(value, self.limits.of(name), name) for name, value in ((VICTIMS, share), *errors.items())]
         return max(((value / limit, name) for value, limit, name in judged if limit is not None), default=(0.0, ""))

@@ -17,7 +17,7 @@ from retentive_export.spec.arrays import Array
 from retentive_export.spec.manifest import Manifest, read_manifest, verify_files
 from retentive_export.validate.layers import StateLog
 from retentive_export.validate.metrics import StepReport, compare_logits
-from retentive_export.validate.result import ValidationReport, first_divergence, state_limits, weight_limits
+from retentive_export.validate.result import ValidationReport, state_limits
 from retentive_export.validate.tokens import (
     GOLDEN,
     Tokens,
@@ -81,29 +81,19 @@ def validate_against(
     ours = open_backend(backend, directory, **{**options, **shared})
     geometry = manifest.plan().geometry
     lockstep = layers or bool(geometry.coarse_rows and geometry.coarse_dtype == "int4")
-    limits = state_limits(manifest, lockstep=lockstep)
+    log = StateLog(geometry, state_limits(manifest, lockstep=lockstep))
     features = encode(reference, golden)
-    run = _Run(ours, reference, features, lockstep, StateLog(geometry, limits))
+    run = _Run(ours, reference, features, lockstep, log)
     run.go(Tokens.of(golden).cut(parts[prefill - 1].stop), parts[:prefill], steps)
-    logit_limit = manifest.thresholds.resolved(manifest.dtype).logit_error
-    assert logit_limit is not None
-    compared = tuple(run.steps)
-    weights = weight_limits(manifest)
-    return ValidationReport(
-        artifact=manifest.name,
+    return ValidationReport.of(
+        manifest,
+        tuple(run.steps),
+        run.log,
         backend=backend,
         against=against,
         lockstep=lockstep,
         prefill=prefill,
-        steps=compared,
-        first_divergence=first_divergence(compared, float("inf") if weights else logit_limit),
-        layers=run.log.layers(),
-        compared_steps=tuple(run.log.steps),
         vision_error=feature_errors(encode(ours, golden), features),
-        logit_limit=logit_limit,
-        limits=limits,
-        state_decides=manifest.dtype == "float32" and weights is None,
-        weights=weights,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from retentive_export.spec.manifest import Manifest
 from retentive_export.spec.recipe import Thresholds
-from retentive_export.validate.layers import VICTIMS, LayerReport, StateLimits
+from retentive_export.validate.layers import VICTIMS, LayerReport, StateLimits, StateLog
 from retentive_export.validate.metrics import StepReport
 
 __all__ = ["Check", "ValidationReport", "WeightLimits", "first_divergence", "state_limits", "weight_limits"]
@@ -63,6 +64,40 @@ class ValidationReport:
     limits: StateLimits
     state_decides: bool
     weights: WeightLimits | None = None
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        steps: tuple[StepReport, ...],
+        log: StateLog,
+        *,
+        backend: str,
+        against: str,
+        lockstep: bool,
+        prefill: int,
+        vision_error: dict[str, float],
+    ) -> ValidationReport:
+        """What was compared, judged by the manifest's thresholds and by the limits of `log`."""
+        logit_limit = manifest.thresholds.resolved(manifest.dtype).logit_error
+        assert logit_limit is not None
+        weights = weight_limits(manifest)
+        return cls(
+            artifact=manifest.name,
+            backend=backend,
+            against=against,
+            lockstep=lockstep,
+            prefill=prefill,
+            steps=steps,
+            first_divergence=first_divergence(steps, math.inf if weights else logit_limit),
+            layers=log.layers(),
+            compared_steps=tuple(log.steps),
+            vision_error=vision_error,
+            logit_limit=logit_limit,
+            limits=log.limits,
+            state_decides=manifest.dtype == "float32" and weights is None,
+            weights=weights,
+        )
 
     @property
     def logit_error(self) -> float:
