@@ -23,6 +23,27 @@ bool has_case_dtype(const std::string &name) {
     return name == "query" || name == "key" || name == "value" || name == "key_rows" || name == "value_rows";
 }
 
+/* What the attention and the whole step have in common. */
+template <typename Params>
+Params attending(const Case &c, int32_t steps, const Places &inputs, const Places &state, const Places &outputs,
+                 Workspace workspace) {
+    Params p{};
+    p.geometry = c.geometry;
+    p.gate = c.gate;
+    p.scale = c.scale;
+    p.steps = steps;
+    p.query = inputs.at("query");
+    p.key = inputs.at("key");
+    p.value = inputs.at("value");
+    p.token_meta = integers(inputs, "token_meta");
+    p.key_scale = floats(inputs, "key_scale");
+    p.state = state_at(state);
+    p.output = outputs.at("output");
+    p.workspace = workspace.data;
+    p.workspace_bytes = workspace.bytes;
+    return p;
+}
+
 } // namespace
 
 RetentiveState state_at(const Places &places) {
@@ -43,23 +64,10 @@ RetentiveState state_at(const Places &places) {
 
 RetentiveAttentionParams attention_call(const Case &c, int32_t steps, const Places &inputs, const Places &state,
                                         const Places &outputs, Workspace workspace) {
-    RetentiveAttentionParams p{};
-    p.geometry = c.geometry;
-    p.gate = c.gate;
-    p.scale = c.scale;
-    p.steps = steps;
-    p.query = inputs.at("query");
-    p.key = inputs.at("key");
-    p.value = inputs.at("value");
-    p.token_meta = integers(inputs, "token_meta");
-    p.key_scale = floats(inputs, "key_scale");
-    p.state = state_at(state);
-    p.output = outputs.at("output");
+    auto p = attending<RetentiveAttentionParams>(c, steps, inputs, state, outputs, workspace);
     p.received = floats(outputs, "received");
     p.surprise = floats(outputs, "surprise");
     p.visual_entropy = floats(outputs, "visual_entropy");
-    p.workspace = workspace.data;
-    p.workspace_bytes = workspace.bytes;
     return p;
 }
 
@@ -107,21 +115,8 @@ RetentiveTransitionParams transition_call(const Case &c, int32_t steps, const Pl
 
 RetentiveStepParams step_call(const Case &c, int32_t steps, const Places &inputs, const Places &state,
                               const Places &outputs, Workspace workspace) {
-    RetentiveStepParams p{};
-    p.geometry = c.geometry;
-    p.gate = c.gate;
-    p.scale = c.scale;
-    p.steps = steps;
-    p.query = inputs.at("query");
-    p.key = inputs.at("key");
-    p.value = inputs.at("value");
-    p.token_meta = integers(inputs, "token_meta");
-    p.key_scale = floats(inputs, "key_scale");
-    p.state = state_at(state);
-    p.output = outputs.at("output");
+    auto p = attending<RetentiveStepParams>(c, steps, inputs, state, outputs, workspace);
     p.victims = static_cast<int64_t *>(outputs.at("victims"));
-    p.workspace = workspace.data;
-    p.workspace_bytes = workspace.bytes;
     return p;
 }
 
