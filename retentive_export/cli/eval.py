@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
 from retentive_export.cli.shared import echo_json, json_option, print_tables, quiet_libraries
 from retentive_export.errors import RecipeError
@@ -96,7 +97,7 @@ def evaluate(
 
 def _progress() -> Callable[[str], None] | None:
     """Lines on stderr, on a terminal alone."""
-    if not click.get_text_stream("stderr").isatty():
+    if not Console(stderr=True).is_terminal:
         return None
     return lambda line: click.echo(line, err=True)
 
