@@ -66,15 +66,21 @@ def check_latents(cache: CacheSection, engines: str, target: str) -> None:
         )
 
 
-def plan_cache(recipe: Recipe, text: TextShape, vision: FrameGrid | None, *, batch: int = 1) -> CachePlan:
-    """Resolve a recipe's cache section for a model. vision: the frame's grid; None for a text-only model.
+def plan_cache(
+    recipe: Recipe, text: TextShape, vision: FrameGrid | None, *, batch: int = 1, export: bool = True
+) -> CachePlan:
+    """Resolve a recipe's cache section for a model.
+
+    Args:
+        vision: the frame's grid; None for a text-only model.
+        export: False plans for the PyTorch reference, which runs every policy.
 
     Raises:
         RecipeError: the policy cannot be exported, or the budget does not hold what must be protected.
     """
     cache = recipe.cache
     spec = policy_spec(cache.policy)
-    if not spec.exportable:
+    if export and not spec.exportable:
         raise RecipeError(
             f"cache.policy {cache.policy!r} runs in the PyTorch reference only: its score has no operator",
             hint="export one of: retentive, full, streaming_llm, h2o, tova",
@@ -109,12 +115,12 @@ def _build(
     cache: CacheSection, common: dict[str, object], rows: int, *, keep_all: bool = False, has_vision: bool = False
 ) -> CacheGeometry:
     """Geometry with `rows` rows in all, memory included; RecipeError when they do not suffice."""
-    grid, recall = ((0, 0), 0) if keep_all or cache.readout != "mass" else _memory(cache, rows, common, has_vision)
+    readout = "none" if keep_all else common.get("readout", cache.readout)  # a policy may require one
+    grid, recall = _memory(cache, rows, common, has_vision) if readout == "mass" else ((0, 0), 0)
     exact, coarse, latents = _tiers(cache.rows, rows - grid[0] * grid[1] - recall)
     latent = cache.rows.latent
-    readout = "none" if keep_all else cache.readout
     return CacheGeometry(
-        **common,  # type: ignore[arg-type]
+        **{name: value for name, value in common.items() if name != "readout"},  # type: ignore[arg-type]
         exact_rows=exact,
         coarse_rows=coarse,
         coarse_dtype="int4" if cache.rows.dtype == "int4" else "int8",
@@ -127,7 +133,7 @@ def _build(
         sinks=cache.sinks,
         window=cache.window,
         chunk=cache.chunk,
-        readout=readout,
+        readout=readout,  # type: ignore[arg-type]
     )
 
 
