@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from retentive_export.cache.rows import LEVELS
 from retentive_export.errors import DeviceError, RecipeError
 from retentive_export.eval.streams import Batch
 from retentive_export.export.decoder import DecoderGraph, DecoderInputs
-from retentive_export.export.latents import fit_bases
+from retentive_export.export.latents import Spectrum, fit_spectrum
 from retentive_export.export.prompts import load_samples, token_stream
 from retentive_export.export.reference import calibrate_key_scales, visual_features
 from retentive_export.models import load_model
@@ -66,7 +65,7 @@ class Engine:
         self.layout = None if model.frame is None else self.adapter.vision_layout(model.frame)
         self.text = self.adapter.text_shape()
         self._scales: dict[str, list[Tensor]] = {}
-        self._bases: dict[tuple[int, str, int], list[LatentBasis]] = {}
+        self._spectra: dict[int, Spectrum] = {}
         self._calibrate()
         self.adapter.model.to(device)
         self.decoder = DecoderModule(self.adapter.text_model, nn.Identity(), self.adapter.layers).eval()
@@ -81,14 +80,12 @@ class Engine:
         without latent rows."""
         if not geometry.latent_rows:
             return None
-        key = (geometry.latent_rank, geometry.latent_dtype, context)
-        if key not in self._bases:
+        if context not in self._spectra:
             self.adapter.model.to("cpu")
-            graph = replace(self._graph, geometry=replace(geometry, batch=1))
-            fitted = fit_bases(self.adapter, graph, self._runs, context)
-            self._bases[key] = [LatentBasis(*(x.to(self.device) for x in basis)) for basis in fitted]
+            self._spectra[context] = fit_spectrum(self.adapter, self._graph, self._runs, context)
             self.adapter.model.to(self.device)
-        return self._bases[key]
+        fitted = self._spectra[context].bases(geometry.latent_rank, geometry.latent_dtype)
+        return [LatentBasis(*(x.to(self.device) for x in basis)) for basis in fitted]
 
     def hidden(self, batch: Batch, part: slice, loop: Any) -> Tensor:
         """Final hidden states [B, T, hidden] of the columns `part`."""
