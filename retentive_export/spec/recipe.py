@@ -308,7 +308,22 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
         except ValueError:
             raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
         _set(result, parts, value, f"--set {key}")
+        _overrule_engines(result, parts, value)
     return result
+
+
+def _overrule_engines(data: dict[str, Any], parts: list[str], value: Any) -> None:
+    """What is set by hand also holds where the recipe has another value for engines."""
+    fields = data.get("engines")
+    if parts[0] == "engines" or not isinstance(fields, dict):
+        return
+    for name in list(fields):
+        other = name.split(".")
+        common = min(len(parts), len(other))
+        if other[:common] == parts[:common] and len(other) < len(parts) and isinstance(fields[name], dict):
+            _set(fields[name], parts[common:], value, "engines")
+        elif other[:common] == parts[:common] or other[:2] == parts[:2] == ["cache", "budget"]:
+            del fields[name]
 
 
 def _set(data: dict[str, Any], parts: list[str], value: Any, origin: str) -> None:
