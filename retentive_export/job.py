@@ -248,11 +248,11 @@ class Job:
         )
 
     def run(self, sample: Sample) -> tuple[TokenStream, Any, Any]:
-        """A sample's tokens, all its turns, and the features of its picture."""
+        """A sample's tokens, all its turns and answers, and the features of its picture."""
         from retentive_export.export.prompts import token_stream
         from retentive_export.export.reference import visual_features
 
-        stream = token_stream(self.adapter, self.layout, sample, turns=len(sample.turns))
+        stream = token_stream(self.adapter, self.layout, sample, turns=len(sample.turns), closed=True)
         return stream, *visual_features(self.adapter, self.layout, sample)
 
     def manifest(self, files: dict[str, FileEntry], facts: dict[str, Any]) -> Manifest:

@@ -1,8 +1,8 @@
 """Passes: no write to the state before the attention has read it. In place.
 
-State outputs are bound to the memory of the state inputs, and every state write derives from the victims. So the body of
-RetentiveAttention makes `received` depend on its output, which needs all rows, and the body of EntropyGate makes the
-victims depend on `received`, which a score without statistics does not read.
+State outputs are bound to the memory of the state inputs, and every state write derives from the victims. So the body
+of RetentiveAttention makes `received` depend on its output, which needs all rows, and the body of EntropyGate makes
+the victims depend on `received`, which a score without statistics does not read.
 
 Precondition: the function's body computes the one without needing the other. Postcondition: it needs it.
 """
