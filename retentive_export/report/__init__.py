@@ -13,7 +13,10 @@ from retentive_export.report.artifact import (
     plan_data,
     plan_table,
 )
+from retentive_export.report.calibration import calibration_data, calibration_tables
 from retentive_export.report.doctor import diagnosis_data, diagnosis_table
+from retentive_export.report.evaluation import evaluation_data, evaluation_markdown, evaluation_tables
+from retentive_export.report.evaluation_html import evaluation_html
 from retentive_export.report.planner import measured_data, measured_table, planner_data, planner_tables
 from retentive_export.report.plot import curves_svg
 from retentive_export.report.sizes import human_bytes
@@ -32,11 +35,17 @@ __all__ = [
     "build_data",
     "build_table",
     "cache_words",
+    "calibration_data",
+    "calibration_tables",
     "conditions",
     "contract_table",
     "curves_svg",
     "diagnosis_data",
     "diagnosis_table",
+    "evaluation_data",
+    "evaluation_html",
+    "evaluation_markdown",
+    "evaluation_tables",
     "files_table",
     "human_bytes",
     "layers_table",

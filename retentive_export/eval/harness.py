@@ -1,0 +1,243 @@
+"""Runs every arm on every task at every budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from retentive_export.errors import RecipeError
+from retentive_export.eval.arms import Arm
+from retentive_export.eval.bounded import Compressor, Shadow, WatchedLoop, compress, roomy
+from retentive_export.eval.engine import Engine, open_torch_device
+from retentive_export.eval.environment import environment
+from retentive_export.eval.measure import Scored, Scores
+from retentive_export.eval.planning import CacheSettings, Planned, plan_arm
+from retentive_export.eval.reference import FullLoop
+from retentive_export.eval.result import Cell, Evaluation
+from retentive_export.eval.scores import Oracle, selection
+from retentive_export.eval.streams import Batch, collate
+from retentive_export.eval.tasks import Task
+from retentive_export.spec.recipe import load_recipe
+
+__all__ = ["Column", "Settings", "evaluate"]
+
+REFERENCE_CHUNK = 32
+PREFILL_CHUNK = 64
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is run, besides the tasks and the arms.
+
+    budgets: shares of the full cache's bytes. dialogues: streams per task. batch: of them at a time. watched: streams
+    of each batch whose attention is compared with an exact one; 0 for none. cache: what all arms share.
+    """
+
+    budgets: tuple[float, ...] = (0.5, 0.2, 0.1, 0.05, 0.025)
+    dialogues: int = 200
+    batch: int = 50
+    watched: int = 2
+    seed: int = 0
+    device: str = "cpu"
+    cache: CacheSettings = field(default_factory=CacheSettings)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task and a moment of compression."""
+
+    task: Task
+    when: str
+
+
+def evaluate(
+    columns: Sequence[Column], arms: Sequence[Arm], settings: Settings, *, progress: Progress | None = None
+) -> Evaluation:
+    """Measure every arm in every column at every budget.
+
+    Raises:
+        RecipeError: a moment that a task does not have, or nothing to run. DeviceError: no such device.
+    """
+    for column in columns:
+        if column.when not in column.task.moments:
+            raise RecipeError(
+                f"task {column.task.name} has no moment {column.when!r}",
+                hint=f"one of: {', '.join(column.task.moments)}",
+            )
+    if not columns or not arms:
+        raise RecipeError("nothing to evaluate: give at least one task and one arm")
+    device = open_torch_device(settings.device)
+    say = progress or (lambda line: None)
+    cells: list[Cell] = []
+    for recipe in dict.fromkeys(column.task.recipe for column in columns):
+        engine = Engine(load_recipe(recipe), device)
+        for column in (one for one in columns if one.task.recipe == recipe):
+            cells += _Run(engine, column, arms, settings, say).cells()
+    return Evaluation(
+        environment=environment(device),
+        settings={
+            "budgets": list(settings.budgets),
+            "dialogues": settings.dialogues,
+            "seed": settings.seed,
+            "cache_dtype": settings.cache.dtype,
+            "sinks": settings.cache.sinks,
+            "windows": list(settings.cache.windows),
+            "tasks": {column.task.name: column.task.size for column in columns},
+        },
+        cells=cells,
+    )
+
+
+@dataclass
+class _Work:
+    """A cell that is being measured."""
+
+    arm: Arm
+    cell: Cell
+    plan: Planned
+    scores: Scores = field(default_factory=Scores)
+
+
+class _Run:
+    """One column, all arms."""
+
+    def __init__(self, engine: Engine, column: Column, arms: Sequence[Arm], settings: Settings, say: Progress) -> None:
+        self.engine, self.task, self.when = engine, column.task, column.when
+        self.arms, self.settings, self.say = arms, settings, say
+        self.streams = column.task.streams(engine, settings.dialogues, settings.seed)
+        self.tokens = max(len(one.input_ids) for one in self.streams)
+
+    def cells(self) -> list[Cell]:
+        """Measure them, batch by batch: a batch's full run and roomy caches serve all arms."""
+        works = list(self._plan())
+        size = self.settings.batch
+        batches = [self.streams[at : at + size] for at in range(0, len(self.streams), size)]
+        for number, streams in enumerate(batches):
+            batch = collate(streams, self.engine.adapter, self.engine.layout, self.engine.device)
+            self.say(f"{self.task.name} {self.when}: batch {number + 1} of {len(batches)}, {len(works)} cells")
+            _BatchRun(self, batch).measure([work for work in works if work.cell.refused is None])
+        return [self._finish(work) for work in works]
+
+    def _plan(self) -> Iterator[_Work]:
+        for arm in self.arms:
+            for budget in (1.0,) if arm.selection == "full" else self.settings.budgets:
+                cell = Cell(
+                    task=self.task.name,
+                    when=self.when,
+                    budget=budget,
+                    arm=arm.name,
+                    group=arm.group,
+                    headline=self.task.headline,
+                    tokens=self.tokens,
+                )
+                engine = self.engine
+                known = (engine.recipe, arm, budget, self.tokens, engine.text, engine.layout, self.settings.cache)
+                try:
+                    plan = plan_arm(*known)
+                except RecipeError as refused:
+                    cell.refused = refused.message
+                    yield _Work(arm, cell, None)  # type: ignore[arg-type]  # a refused cell is never run
+                    continue
+                cell.state_bytes, cell.full_bytes = plan.state_bytes, plan.full_bytes
+                cell.rows, cell.window = plan.geometry.rows, plan.geometry.window
+                yield _Work(arm, cell, plan)
+
+    def _finish(self, work: _Work) -> Cell:
+        cell, scores = work.cell, work.scores
+        if cell.refused is None:
+            cell.values = {name: [float(x) for x in values] for name, values in scores.per_dialogue().items()}
+            cell.dialogues, cell.units = len(cell.values["kl"]), scores.units()
+            cell.layer_error, cell.log_mass, cell.kinds = scores.layer_errors(), scores.log_mass(), scores.per_kind()
+            cell.seconds = round(cell.seconds, 2)
+        return cell
+
+
+class _BatchRun:
+    """One batch of a column: the full run once, a roomy cache per kind of statistics, then every arm."""
+
+    def __init__(self, run: _Run, batch: Batch) -> None:
+        self.run, self.engine, self.batch = run, run.engine, batch
+        number = run.task.moments[run.when]
+        self.start = 0 if number is None else batch.breaks[number]
+        self.scored, self.oracle = self._reference()
+        self._roomy: dict[object, list[dict[str, Tensor]]] = {}
+
+    def measure(self, works: Sequence[_Work]) -> None:
+        """Run every arm on the batch."""
+        for work in works:
+            began = time.monotonic()
+            hidden, shadow = self._arm(work)
+            work.scores.add(self.engine, self.batch, self.scored, hidden)
+            if shadow is not None:
+                work.scores.add_errors(shadow, self.batch, self.start)
+            work.cell.seconds += time.monotonic() - began
+
+    def _reference(self) -> tuple[Scored, Oracle | None]:
+        batch = self.batch
+        watch = any(arm.selection == "oracle" for arm in self.run.arms)
+        loop = FullLoop(self.engine.text.layers, watch=watch)
+        parts = list(batch.chunks(0, REFERENCE_CHUNK if watch else 4 * REFERENCE_CHUNK))
+        hidden = torch.cat([self.engine.hidden(batch, part, loop) for part in parts], dim=1)
+        return Scored.of(batch, hidden, self._first_scored()), loop.oracle(batch, parts) if watch else None
+
+    def _first_scored(self) -> int:
+        """Text is scored behind its context whenever its cache is compressed, so that the moments compare."""
+        return self.batch.breaks[0] if self.run.task.headline == "kl" and self.batch.breaks else self.start
+
+    def _arm(self, work: _Work) -> tuple[Tensor, Shadow | None]:
+        """Hidden states [n, hidden] at the scored places."""
+        batch, engine, plan = self.batch, self.engine, work.plan
+        size, layers = batch.input_ids.shape[0], plan.layers
+        geometry = replace(plan.geometry, batch=size)
+        chosen = selection(work.arm.selection, plan.gate, self.oracle)
+        scales, bases = engine.key_scales(geometry), engine.bases(geometry, self.run.tokens)
+        watched = min(self.run.settings.watched, size)
+        shadow = Shadow(watched, layers) if watched else None
+        loop = WatchedLoop(
+            *(geometry, plan.gate, layers),
+            chosen=chosen,
+            key_scales=scales,
+            bases=bases,
+            shadow=shadow,
+            device=engine.device,
+        )
+        with torch.inference_mode():
+            if self.start:
+                room = roomy(geometry, self.start)
+                states = self._prefill(work, room)
+                target = Compressor(geometry=geometry, gate=plan.gate, chosen=chosen, key_scales=scales, bases=bases)
+                loop.state, _ = compress(states, room, target)
+                if shadow is not None:
+                    shadow.seed(states)
+            else:
+                loop.reset()
+            parts = [engine.hidden(batch, part, loop) for part in batch.chunks(self.start, geometry.chunk)]
+            hidden = torch.cat(parts, dim=1)
+            return hidden[self.scored.stream, self.scored.column - self.start], shadow
+
+    def _prefill(self, work: _Work, room: object) -> list[dict[str, Tensor]]:
+        """The roomy cache's states before the compression; arms whose statistics are the same share them."""
+        geometry = work.plan.geometry
+        key = (work.plan.gate, geometry.track_importance, geometry.track_entropy, geometry.readout == "moments")
+        if key not in self._roomy:
+            chosen = selection("uniform", work.plan.gate, None)  # nothing leaves
+            roomy_loop = WatchedLoop(
+                room,  # type: ignore[arg-type]
+                work.plan.gate,
+                work.plan.layers,
+                chosen=chosen,
+                device=self.engine.device,
+            )
+            roomy_loop.reset()
+            for part in self.batch.chunks(0, PREFILL_CHUNK):
+                if part.start >= self.start:
+                    break
+                self.engine.hidden(self.batch, part, roomy_loop)
+            self._roomy[key] = roomy_loop.state
+        return self._roomy[key]
