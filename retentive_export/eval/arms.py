@@ -7,7 +7,8 @@
 
 The words are those of the recipe: a policy of `spec.policies`, a row type or a readout that the recipe accepts is known
 here by its name. Besides the policies there are two selections that only an evaluation has (`scores`): `oracle`, which
-knows the future attention, and `uniform`, which covers what was seen evenly.
+knows the future attention (`oracle_peak`: its largest share instead of its sum), and `uniform`, which covers what was
+seen evenly.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from retentive_export.spec.recipe import CacheSection, RowsSection
 
 __all__ = ["SELECTIONS", "Arm", "parse_arm", "readouts", "row_types", "suite"]
 
-SELECTIONS = {"oracle": "future attention mass, exactly", "uniform": "even coverage, staggered between heads"}
+SELECTIONS = {
+    "oracle": "future attention mass, exactly",
+    "oracle_peak": "largest share of any future query, exactly",
+    "uniform": "even coverage, staggered between heads",
+}
 _PLANNED_AS = "random"  # a policy without statistics: what a selection costs that needs none
 _OWN = "retentive"
+_COMPARED = ("retentive", "h2o", "snapkv", "uniform")
+"""Selections whose rows and readouts are varied too."""
 
 
 def row_types() -> tuple[str, ...]:
@@ -59,7 +66,7 @@ class Arm:
         readout), or `ours`."""
         if self.selection == "full":
             return "full"
-        if self.selection == "oracle":
+        if self.selection.startswith("oracle"):
             return "ceiling"
         if self.readout == "residual":
             return "paper"
@@ -125,14 +132,14 @@ def suite(name: str) -> list[Arm]:
     policies = [spec for spec in POLICIES.values() if spec.name != "full"]
     names = ["full", *(spec.name for spec in policies), *SELECTIONS]
     coarse = row_types()[1:]
-    if name == "small":
-        names += [f"{one}+{coarse[-1]}" for one in ("retentive", "h2o", "snapkv", "uniform")]
-        names += ["retentive+mass", "retentive+residual"]
-        return [parse_arm(one) for one in dict.fromkeys(names)]
-    free = [spec.name for spec in policies if spec.readout is None]
-    names += [f"{one}+{rows}" for rows in coarse for one in (*free, *SELECTIONS)]
-    names += [f"{one}+{rows}+exact" for rows in coarse for one in ("retentive", "h2o", "snapkv", "uniform")]
-    for readout in (one for one in readouts() if one != "none"):
-        names += [f"{one}+{readout}" for one in ("retentive", "h2o", "uniform")]
-    names += [f"{one}+{rows}+mass" for rows in coarse for one in ("retentive", "h2o", "uniform")]
+    names += [f"{one}+{coarse[-1]}" for one in _COMPARED]
+    names += ["retentive+mass", "retentive+residual", f"uniform+{coarse[-1]}+mass"]
+    if name == "long":
+        free = [spec.name for spec in policies if spec.readout is None]
+        names += [f"{one}+{coarse[-1]}" for one in (*free, *SELECTIONS)]
+        names += [f"{one}+{rows}" for rows in coarse for one in _COMPARED]
+        names += [f"{one}+{rows}+exact" for rows in coarse for one in _COMPARED]
+        rich = [one for one in readouts() if one != "none"]
+        names += [f"{one}+{readout}" for readout in rich for one in ("retentive", "uniform")]
+        names += [f"{one}+{rows}+mass" for rows in coarse for one in _COMPARED]
     return [parse_arm(one) for one in dict.fromkeys(names)]

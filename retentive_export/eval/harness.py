@@ -87,8 +87,8 @@ def evaluate(
             "seed": settings.seed,
             "cache_dtype": settings.cache.dtype,
             "sinks": settings.cache.sinks,
-            "windows": list(settings.cache.windows),
-            "tasks": {column.task.name: column.task.size for column in columns},
+            "windows": {c.task.name: list(settings.cache.windows or c.task.windows) for c in columns},
+            "tasks": {column.task.name: column.task.facts() for column in columns},
         },
         cells=cells,
     )
@@ -112,6 +112,7 @@ class _Run:
         self.arms, self.settings, self.say = arms, settings, say
         self.streams = column.task.streams(engine, settings.dialogues, settings.seed)
         self.tokens = max(len(one.input_ids) for one in self.streams)
+        self.cache = replace(settings.cache, windows=settings.cache.windows or column.task.windows)
 
     def cells(self) -> list[Cell]:
         """Measure them, batch by batch: a batch's full run and roomy caches serve all arms."""
@@ -137,7 +138,7 @@ class _Run:
                     tokens=self.tokens,
                 )
                 engine = self.engine
-                known = (engine.recipe, arm, budget, self.tokens, engine.text, engine.layout, self.settings.cache)
+                known = (engine.recipe, arm, budget, self.tokens, engine.text, engine.layout, self.cache)
                 try:
                     plan = plan_arm(*known)
                 except RecipeError as refused:
@@ -165,7 +166,7 @@ class _BatchRun:
         self.run, self.engine, self.batch = run, run.engine, batch
         number = run.task.moments[run.when]
         self.start = 0 if number is None else batch.breaks[number]
-        self.scored, self.oracle = self._reference()
+        self.scored, self.oracles = self._reference()
         self._roomy: dict[object, list[dict[str, Tensor]]] = {}
 
     def measure(self, works: Sequence[_Work]) -> None:
@@ -178,13 +179,13 @@ class _BatchRun:
                 work.scores.add_errors(shadow, self.batch, self.start)
             work.cell.seconds += time.monotonic() - began
 
-    def _reference(self) -> tuple[Scored, Oracle | None]:
+    def _reference(self) -> tuple[Scored, dict[str, Oracle]]:
         batch = self.batch
-        watch = any(arm.selection == "oracle" for arm in self.run.arms)
+        watch = any(arm.group == "ceiling" for arm in self.run.arms)
         loop = FullLoop(self.engine.text.layers, watch=watch)
         parts = list(batch.chunks(0, REFERENCE_CHUNK if watch else 4 * REFERENCE_CHUNK))
         hidden = torch.cat([self.engine.hidden(batch, part, loop) for part in parts], dim=1)
-        return Scored.of(batch, hidden, self._first_scored()), loop.oracle(batch, parts) if watch else None
+        return Scored.of(batch, hidden, self._first_scored()), loop.oracles(batch, parts) if watch else {}
 
     def _first_scored(self) -> int:
         """Text is scored behind its context whenever its cache is compressed, so that the moments compare."""
@@ -195,7 +196,7 @@ class _BatchRun:
         batch, engine, plan = self.batch, self.engine, work.plan
         size, layers = batch.input_ids.shape[0], plan.layers
         geometry = replace(plan.geometry, batch=size)
-        chosen = selection(work.arm.selection, plan.gate, self.oracle)
+        chosen = selection(work.arm.selection, plan.gate, self.oracles)
         scales = engine.key_scales(geometry)
         watched = min(self.run.settings.watched, size)
         shadow = Shadow(watched, layers) if watched else None
@@ -221,7 +222,7 @@ class _BatchRun:
         geometry = work.plan.geometry
         key = (work.plan.gate, geometry.track_importance, geometry.track_entropy, geometry.readout == "moments")
         if key not in self._roomy:
-            chosen = selection("uniform", work.plan.gate, None)  # nothing leaves
+            chosen = selection("uniform", work.plan.gate)  # nothing leaves
             roomy_loop = WatchedLoop(
                 room,  # type: ignore[arg-type]
                 work.plan.gate,

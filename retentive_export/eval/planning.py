@@ -21,12 +21,12 @@ class CacheSettings:
 
     dtype: of exact rows and of the full cache that the budget is a share of. sinks: protected first tokens. windows:
     sizes to try for the recent window (and chunk), the largest first: the first that leaves half of the rows to the
-    selection is taken, or else the last that fits.
+    selection is taken, or else the last that fits; empty: the task's.
     """
 
     dtype: str = "float16"
     sinks: int = 4
-    windows: tuple[int, ...] = (32, 16, 8, 4)
+    windows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

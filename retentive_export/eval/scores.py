@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -77,7 +79,7 @@ class Remembered(LayerScore):
 class Oracle(LayerScore):
     """The attention that a row will receive from now on, read off the full cache's run: a ceiling for selection.
 
-    future: per layer [S, B, Hkv, P] float32: mass that each position receives from step s of the full run on.
+    future: per layer [S, B, Hkv, P] float32: what each position receives from step s of the full run on.
     ends: [S] last position + 1 of each step of that run, ascending, per stream [B, S].
     """
 
@@ -94,11 +96,11 @@ class Oracle(LayerScore):
         return torch.gather(table, 2, index)
 
 
-def selection(name: str, gate: GateConfig, oracle: Oracle | None) -> LayerScore:
+def selection(name: str, gate: GateConfig, oracles: Mapping[str, Oracle] | None = None) -> LayerScore:
     """The score called `name`: a policy's, with its constants on top of `gate`, or one of this module."""
     if name in POLICIES:
         return PolicyScore(policy(name, gate))
-    if name == "oracle":
-        assert oracle is not None
-        return oracle
+    if name.startswith("oracle"):
+        assert oracles is not None
+        return oracles[name]
     return Uniform()
