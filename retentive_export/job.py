@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,7 @@ from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
-from retentive_export.spec.plan import CachePlan, plan_cache
+from retentive_export.spec.plan import CachePlan, check_latents, plan_cache
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
@@ -59,6 +60,7 @@ class Job:
     def __post_init__(self) -> None:
         recipe, target = self.recipe, self.target
         check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
+        check_latents(recipe.cache, target.engines, target.name)
         self.source, self._gguf = locate(recipe.model)
 
     @cached_property
@@ -113,7 +115,9 @@ class Job:
         """(name, key, function) in order; a key holds everything that the step's files depend on."""
         tools = _tools()
         model = [self.recipe.model.model_dump(mode="json"), _source_stamp(self.source, self._gguf), tools]
+        constants = self.recipe.constants
         cache = [self.recipe.cache.model_dump(mode="json", by_alias=True), self.recipe.calibration]
+        cache += [] if constants is None else [constants.sha256]
         steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
         if self.recipe.model.frame is not None:
             steps.append(("vision", model, self._vision))
@@ -149,10 +153,11 @@ class Job:
     def _decoder(self, work: Path) -> dict[str, Any]:
         from retentive_export.export.decoder import attention_scale, decoder_model
         from retentive_export.export.passes.quantise_weights import quantise_weights
-        from retentive_export.export.save import contract_of, save_flavours, save_quantised
+        from retentive_export.export.save import contract_of, save_alone, save_flavours, save_quantised
 
         model = decoder_model(self.graph)
         record = quantise_weights(model, self.recipe.weights) if self.recipe.weights.format != "none" else None
+        save = save_quantised if record else save_alone if self.plan.geometry.latent_rows else save_flavours
         return {
             "family": self.adapter.family,
             "text": self.adapter.text_shape().model_dump(mode="json"),
@@ -163,7 +168,7 @@ class Job:
             "scale": attention_scale(model),
             "contract": {"decoder": [tensor.model_dump(mode="json") for tensor in contract_of(model)]},
             "weights": record.model_dump(mode="json") if record else None,
-            "graphs": (save_quantised if record else save_flavours)(model, work, "decoder"),
+            "graphs": save(model, work, "decoder"),
         }
 
     def _golden(self, work: Path) -> dict[str, Any]:
@@ -211,11 +216,9 @@ class Job:
 
     @cached_property
     def graph(self) -> DecoderGraph:
-        """The decoder to export, with key scales from the calibration set where rows are quantised."""
-        from retentive_export.cache.rows import LEVELS
+        """The decoder to export, with the constants that its rows need: the recipe's, or from the calibration set."""
+        from retentive_export.export.constants import read_constants
         from retentive_export.export.decoder import DecoderGraph, DecoderInputs
-        from retentive_export.export.prompts import token_stream
-        from retentive_export.export.reference import calibrate_key_scales, visual_features
 
         layout, geometry = self.layout, self.plan.geometry
         graph = DecoderGraph(
@@ -231,13 +234,33 @@ class Job:
                 dtype=geometry.dtype,
             ),
         )
-        if geometry.coarse_rows:
-            runs = [
-                (token_stream(self.adapter, layout, s, turns=len(s.turns)), *visual_features(self.adapter, layout, s))
-                for s in self.samples
-            ]
-            graph.key_scales = calibrate_key_scales(graph, runs, LEVELS[geometry.coarse_dtype])
+        if not geometry.constants():
+            return graph
+        if (section := self.recipe.constants) is not None:
+            read_constants(section, graph)
+        else:
+            self.fit(graph, self.samples)
         return graph
+
+    def fit(self, graph: DecoderGraph, samples: Sequence[Sample]) -> None:
+        """Give the graph the key scales and latent bases that its geometry needs, from samples."""
+        from retentive_export.cache.rows import LEVELS
+        from retentive_export.export.latents import fit_bases
+        from retentive_export.export.reference import calibrate_key_scales
+
+        geometry, runs = graph.geometry, [self.run(sample) for sample in samples]
+        if geometry.coarse_rows:
+            graph.key_scales = calibrate_key_scales(graph, runs, LEVELS[geometry.coarse_dtype])
+        if geometry.latent_rows:
+            graph.bases = fit_bases(self.adapter, graph, runs, self.plan.context)
+
+    def run(self, sample: Sample) -> tuple[TokenStream, Any, Any]:
+        """A sample's tokens, all its turns, and the features of its picture."""
+        from retentive_export.export.prompts import token_stream
+        from retentive_export.export.reference import visual_features
+
+        stream = token_stream(self.adapter, self.layout, sample, turns=len(sample.turns))
+        return stream, *visual_features(self.adapter, self.layout, sample)
 
     def manifest(self, files: dict[str, FileEntry], facts: dict[str, Any]) -> Manifest:
         """The manifest from what the steps recorded; the model need not be loaded for it."""
@@ -249,8 +272,8 @@ class Job:
                 "target": self.target.name,
                 "dtype": recipe.model.dtype,
                 "tools": _tools(),
-                "recipe": recipe.to_dict(),
-                "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.rows.dtype),
+                "recipe": recipe.portable().to_dict(),
+                "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.coarsest),
                 "generation": recipe.generation,
                 "files": files,
             }

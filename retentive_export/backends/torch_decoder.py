@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.errors import ArtifactError, DeviceError, RecipeError
 from retentive_export.models import ModelAdapter, load_model
+from retentive_export.ops.contract import OPS
 from retentive_export.ops.torch_ops import step_in_place
 from retentive_export.spec.manifest import Manifest
 from retentive_export.spec.recipe import parse_recipe
 from retentive_export.spec.sources import locate
 
-__all__ = ["DecodeLoop", "load_adapter", "open_device", "read_key_scales", "reference_convolutions"]
+__all__ = ["DecodeLoop", "load_adapter", "open_device", "read_constants", "reference_convolutions"]
 
 WARM_UP = 2
 """Decode steps before capture: libraries choose their kernels and allocate on first use, which a graph cannot hold."""
@@ -30,7 +32,7 @@ class DecodeLoop:
 
     Args:
         adapter: the model, on the device. manifest: of the artifact. device: "cpu" or a CUDA device.
-        key_scales: one [Hkv, D] float32 tensor per layer, with coarse rows.
+        key_scales: one [Hkv, D] float32 tensor per layer, with coarse rows. bases: one per layer, with latent rows.
         cuda_graph: capture the step of one token, and replay it; other steps are launched one operator at a time.
 
     `state[layer][name]` are the state's tensors: the same ones from the first step to the last.
@@ -42,6 +44,7 @@ class DecodeLoop:
         manifest: Manifest,
         device: torch.device,
         key_scales: list[Tensor] | None,
+        bases: list[LatentBasis] | None = None,
         *,
         cuda_graph: bool,
     ) -> None:
@@ -50,8 +53,13 @@ class DecodeLoop:
         self._decoder = adapter.decoder_module()
         self._contract = {t.name: t for t in manifest.contract["decoder"] if t.role == "input"}
         scales = None if key_scales is None else [scale.to(device) for scale in key_scales]
+        there = None if bases is None else [LatentBasis(*(x.to(device) for x in basis)) for basis in bases]
         self._loop = CacheLoop(
-            plan.geometry, plan.gate, plan.layers, key_scales=scales, step=step_in_place, device=device
+            *(plan.geometry, plan.gate, plan.layers),
+            key_scales=scales,
+            bases=there,
+            step=step_in_place,
+            device=device,
         )
         self._loop.reset()
         self.state = self._loop.state
@@ -171,8 +179,9 @@ def load_adapter(manifest: Manifest, device: torch.device) -> ModelAdapter:
     return adapter
 
 
-def read_key_scales(directory: Path, manifest: Manifest) -> list[Tensor] | None:
-    """The key scales [Hkv, D] float32 of every layer, which the exporter calibrated; None without coarse rows.
+def read_constants(directory: Path, manifest: Manifest) -> tuple[list[Tensor] | None, list[LatentBasis] | None]:
+    """Key scales [Hkv, D] float32 and latent bases of every layer, which the exporter calibrated; None for either
+    where the rows need none.
 
     Raises:
         ArtifactError: the graph does not hold them.
@@ -180,21 +189,28 @@ def read_key_scales(directory: Path, manifest: Manifest) -> list[Tensor] | None:
     import onnx_ir as ir
 
     plan = manifest.plan()
-    if not plan.geometry.coarse_rows:
-        return None
+    contract = OPS["StateTransition"]  # it reads all of a layer's constants
+    names, first = contract.constant_inputs(plan.geometry), len(contract.inputs)
+    if not names:
+        return None, None
     graph = ir.load(directory / next(iter(manifest.graphs.values()))).graph
-    scales: dict[int, Tensor] = {}
+    found: dict[int, dict[str, Tensor]] = {}
     for node in graph:
-        if node.op_type == "RetentiveAttention":
+        if node.op_type == contract.name:
             layer = next(int(str(x.name).split(".")[1]) for x in node.inputs if x and str(x.name).startswith("past."))
-            constant: Any = node.inputs[4].const_value  # type: ignore[union-attr]  # behind the op's four fixed inputs
-            if constant is not None:
-                scales[layer] = torch.from_numpy(constant.numpy().copy())
-    if sorted(scales) != list(range(plan.layers)):
+            values: list[Any] = [x and x.const_value for x in node.inputs[first : first + len(names)]]
+            if all(value is not None for value in values):
+                found[layer] = {n: torch.from_numpy(v.numpy().copy()) for n, v in zip(names, values, strict=True)}
+    if sorted(found) != list(range(plan.layers)):
         raise ArtifactError(
-            f"the decoder graph holds key scales of {len(scales)} layers, and the model has {plan.layers}"
+            f"the decoder graph holds the constants ({', '.join(names)}) of {len(found)} layers, and the model has "
+            f"{plan.layers}"
         )
-    return [scales[layer] for layer in range(plan.layers)]
+    layers = [found[layer] for layer in range(plan.layers)]
+    scales = [layer["key_scale"] for layer in layers] if "key_scale" in names else None
+    if "latent_encode" not in names:
+        return scales, None
+    return scales, [LatentBasis(*(layer[f"latent_{name}"] for name in LatentBasis._fields)) for layer in layers]
 
 
 @contextmanager

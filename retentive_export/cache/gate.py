@@ -26,11 +26,13 @@ EMPTY = -1e30
 class GateDecision(NamedTuple):
     """What the gate decides.
 
-    victims: [B, Hkv, L, T] int64, per local tier the row that each new token replaces, in the layer's row index space:
+    victims: [B, H, L, T] int64, per local tier the row that each new token replaces, in the layer's row index space:
         of the T worst rows the real tokens take the worst ones, worst first, and padding is given the others.
-    importance, entropy: [B, Hkv, C + T] float32, updated statistics of the local rows and of the new tokens; zeros
+    importance, entropy: [B, H, C + T] float32, updated statistics of the local rows and of the new tokens; zeros
         where the geometry does not track them.
-    absorption: [B, Hkv, T] float32, a_i of the last tier's victims. retention: [B, Hkv] float32, h.
+    absorption: [B, H, T] float32, a_i of the last tier's victims. retention: [B, H] float32, h.
+
+    H is Hkv, or with latent rows 1 (`CacheGeometry.row_heads`).
     """
 
     victims: Tensor

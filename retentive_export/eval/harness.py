@@ -197,17 +197,17 @@ class _BatchRun:
         size, layers = batch.input_ids.shape[0], plan.layers
         geometry = replace(plan.geometry, batch=size)
         chosen = selection(work.arm.selection, plan.gate, self.oracles)
-        scales = engine.key_scales(geometry)
+        constants = engine.constants(geometry, self.run.tokens)
         watched = min(self.run.settings.watched, size)
         shadow = Shadow(watched, layers) if watched else None
         loop = WatchedLoop(
-            geometry, plan.gate, layers, chosen=chosen, key_scales=scales, shadow=shadow, device=engine.device
+            geometry, plan.gate, layers, chosen=chosen, constants=constants, shadow=shadow, device=engine.device
         )
         with torch.inference_mode():
             if self.start:
                 room = roomy(geometry, self.start)
                 states = self._prefill(work, room)
-                target = Compressor(geometry=geometry, gate=plan.gate, chosen=chosen, key_scales=scales)
+                target = Compressor(geometry=geometry, gate=plan.gate, chosen=chosen, constants=constants)
                 loop.state, _ = compress(states, room, target)
                 if shadow is not None:
                     shadow.seed(states)

@@ -71,7 +71,7 @@ class FullLoop:
         peaks = [_by_position(steps, positions, batch.longest) for steps in self.peaks]
         return {
             "oracle": Oracle([table.flip(0).cumsum(dim=0).flip(0) for table in masses], ends),
-            "oracle_peak": Oracle([table.flip(0).cummax(dim=0).values.flip(0) for table in peaks], ends),
+            "oracle_peak": Oracle([table.flip(0).cummax(dim=0).values.flip(0) for table in peaks], ends, peak=True),
         }
 
 

@@ -80,11 +80,12 @@ class Oracle(LayerScore):
     """The attention that a row will receive from now on, read off the full cache's run: a ceiling for selection.
 
     future: per layer [S, B, Hkv, P] float32: what each position receives from step s of the full run on.
-    ends: [S] last position + 1 of each step of that run, ascending, per stream [B, S].
+    ends: [B, S] last position + 1 of each step of that run, ascending. peak: whether heads that must keep the same rows
+    go by the largest of their values instead of the mean.
     """
 
-    def __init__(self, future: list[Tensor], ends: Tensor) -> None:
-        self.future, self.ends = future, ends
+    def __init__(self, future: list[Tensor], ends: Tensor, *, peak: bool = False) -> None:
+        self.future, self.ends, self.peak = future, ends, peak
 
     def __call__(self, statistics: RowStatistics) -> Tensor:
         """The mass from the first step on that ends after the newest token."""
@@ -92,6 +93,8 @@ class Oracle(LayerScore):
         step = (self.ends <= statistics.end[:, None]).sum(dim=1)  # [B]
         step = step.clamp(max=future.shape[0] - 1)
         table = future[step, torch.arange(future.shape[1], device=future.device)]  # [B, Hkv, P]
+        if statistics.position.shape[1] < table.shape[1]:
+            table = table.amax(dim=1, keepdim=True) if self.peak else table.mean(dim=1, keepdim=True)
         index = statistics.position.clamp(0, table.shape[-1] - 1).to(torch.int64)
         return torch.gather(table, 2, index)
 

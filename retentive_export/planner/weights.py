@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from retentive_export.planner.shape import ModelShape
 from retentive_export.spec.geometry import BYTES
+from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.weights import TABLE_BITS, WeightsSection, quantised_bytes
 
 __all__ = ["WeightBytes", "weight_bytes"]
@@ -30,6 +31,11 @@ class WeightBytes:
     def per_token(self) -> int:
         """Those that a decode step reads."""
         return self.layers + (self.head or self.embedding)
+
+    def with_bases(self, cache: CachePlan) -> WeightBytes:
+        """With the latent bases of every layer."""
+        bases = sum(spec.nbytes for spec in cache.geometry.constants() if spec.name.startswith("latent_"))
+        return replace(self, layers=self.layers + cache.layers * bases)
 
 
 def weight_bytes(shape: ModelShape, weights: WeightsSection, dtype: str) -> WeightBytes:

@@ -57,7 +57,9 @@ def cache_words(plan: CachePlan) -> list[str]:
     """The cache's geometry, one sentence a line."""
     geometry = plan.geometry
     lines = [f"policy {plan.policy}, {plan.layers} layers, {geometry.kv_heads} KV heads of size {geometry.head_dim}"]
-    lines.append(f"{geometry.rows} rows per head: " + ", ".join(_tiers(geometry)))
+    lines.append(
+        f"{geometry.rows} rows per {'layer' if geometry.latent_rows else 'head'}: " + ", ".join(_tiers(geometry))
+    )
     protected = f"the first {geometry.sinks} tokens and the latest {geometry.window} are never evicted"
     lines.append(f"{protected}; prefill in chunks of {geometry.chunk}")
     if plan.capacity is not None:
@@ -92,6 +94,9 @@ def _tiers(geometry: CacheGeometry) -> list[str]:
         tiers.append(f"{geometry.exact_rows} {geometry.dtype}")
     if geometry.coarse_rows:
         tiers.append(f"{geometry.coarse_rows} {geometry.coarse_dtype}")
+    if geometry.latent_rows:
+        dtype = geometry.dtype if geometry.latent_dtype == "model" else geometry.latent_dtype
+        tiers.append(f"{geometry.latent_rows} {dtype} latents of rank {geometry.latent_rank}")
     if geometry.visual_rows:
         tiers.append(f"{geometry.memory_grid[0]} x {geometry.memory_grid[1]} memory for vision")
     if geometry.recall_rows:
