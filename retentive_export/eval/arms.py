@@ -33,8 +33,14 @@ SELECTIONS = {
 _PLANNED_AS = "random"  # a policy without statistics: what a selection costs that needs none
 _OWN = "retentive"
 _LATENT = re.compile(r"latent(\d+)(?:-(model|int8|int4))?")
+_LATENTS = (
+    "uniform+int4+latent32+front",
+    "uniform+int4+latent32-int4+front",
+    "uniform+latent80-int4",
+    "retentive+int4+latent32+front",
+)
 _RANKS = (32, 64, 96)
-"""Of the latent rows in the suites."""
+"""Of the latent rows in the long suite."""
 _COMPARED = ("retentive", "h2o", "snapkv", "uniform")
 """Selections whose rows and readouts are varied too."""
 
@@ -55,8 +61,9 @@ class Arm:
 
     name: as it was spelled. policy: in the recipe, which decides what the state tracks and takes. selection: the
     score's name, a policy's or one of `SELECTIONS`. rows: type of the local rows. exact: how many of them stay in the
-    model's dtype in front of coarser ones; None: sinks and window. latent: rank and type of latent rows. front: how many
-    rows of the type `rows` stand before the latents; None: sinks and window. readout: of the memory. overrides: further fields of the cache section.
+    model's dtype in front of coarser ones; None: sinks and window. latent: rank and type of latent rows. front: how
+    many rows of the type `rows` stand before the latents; None: sinks and window. readout: of the memory. overrides:
+    further fields of the cache section.
     """
 
     name: str
@@ -161,7 +168,7 @@ def suite(name: str) -> list[Arm]:
     coarse = row_types()[1:]
     names += [f"{one}+{coarse[-1]}" for one in _COMPARED]
     names += ["retentive+mass", "retentive+residual", f"uniform+{coarse[-1]}+mass"]
-    names += [f"uniform+int4+latent{rank}+front" for rank in _RANKS]
+    names += list(_LATENTS)
     if name == "long":
         free = [spec.name for spec in policies if spec.readout is None]
         names += [f"{one}+{coarse[-1]}" for one in (*free, *SELECTIONS)]
