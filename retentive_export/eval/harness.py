@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ class Settings:
     """What is run, besides the tasks and the arms.
 
     budgets: shares of the full cache's bytes. dialogues: streams per task. batch: of them at a time. watched: streams
-    of each batch whose attention is compared with an exact one; 0 for none. cache: what all arms share.
+    of each batch whose attention is compared with an exact one; 0 for none. cache: what all arms share. commit: to be
+    recorded where there is no checkout to ask.
     """
 
     budgets: tuple[float, ...] = (0.5, 0.2, 0.1, 0.05, 0.025)
@@ -46,6 +48,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     cache: CacheSettings = field(default_factory=CacheSettings)
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,17 @@ class Column:
 
 
 def evaluate(
-    columns: Sequence[Column], arms: Sequence[Arm], settings: Settings, *, progress: Progress | None = None
+    columns: Sequence[Column],
+    arms: Sequence[Arm],
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    checkpoint: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Measure every arm in every column at every budget.
+
+    Args:
+        progress: called with a line now and then. checkpoint: called after every column with all cells so far.
 
     Raises:
         RecipeError: a moment that a task does not have, or nothing to run. DeviceError: no such device.
@@ -73,25 +84,28 @@ def evaluate(
     if not columns or not arms:
         raise RecipeError("nothing to evaluate: give at least one task and one arm")
     device = open_torch_device(settings.device)
-    say = progress or (lambda line: None)
-    cells: list[Cell] = []
+    result = Evaluation(environment=environment(device, settings.commit), settings=_record(columns, settings), cells=[])
     for recipe in dict.fromkeys(column.task.recipe for column in columns):
         engine = Engine(load_recipe(recipe), device)
         for column in (one for one in columns if one.task.recipe == recipe):
-            cells += _Run(engine, column, arms, settings, say).cells()
-    return Evaluation(
-        environment=environment(device),
-        settings={
-            "budgets": list(settings.budgets),
-            "dialogues": settings.dialogues,
-            "seed": settings.seed,
-            "cache_dtype": settings.cache.dtype,
-            "sinks": settings.cache.sinks,
-            "windows": {c.task.name: list(settings.cache.windows or c.task.windows) for c in columns},
-            "tasks": {column.task.name: column.task.facts() for column in columns},
-        },
-        cells=cells,
-    )
+            result.cells += _Run(engine, column, arms, settings, progress or (lambda line: None)).cells()
+            if checkpoint is not None:
+                checkpoint(result)
+    return result
+
+
+def _record(columns: Sequence[Column], settings: Settings) -> dict[str, Any]:
+    """The settings as the results keep them."""
+    cache = settings.cache
+    return {
+        "budgets": list(settings.budgets),
+        "dialogues": settings.dialogues,
+        "seed": settings.seed,
+        "cache_dtype": cache.dtype,
+        "sinks": cache.sinks,
+        "windows": {column.task.name: list(cache.windows or column.task.windows) for column in columns},
+        "tasks": {column.task.name: column.task.facts() for column in columns},
+    }
 
 
 @dataclass
@@ -122,7 +136,9 @@ class _Run:
         for number, streams in enumerate(batches):
             batch = collate(streams, self.engine.adapter, self.engine.layout, self.engine.device)
             self.say(f"{self.task.name} {self.when}: batch {number + 1} of {len(batches)}, {len(works)} cells")
+            began = time.monotonic()
             _BatchRun(self, batch).measure([work for work in works if work.cell.refused is None])
+            self.say(f"{self.task.name} {self.when}: {time.monotonic() - began:.0f} s")
         return [self._finish(work) for work in works]
 
     def _plan(self) -> Iterator[_Work]:
