@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -217,11 +216,23 @@ class Job:
     @cached_property
     def graph(self) -> DecoderGraph:
         """The decoder to export, with the constants that its rows need: the recipe's, or from the calibration set."""
-        from retentive_export.export.constants import read_constants
+        from retentive_export.export.constants import fit_constants, read_constants
+
+        graph = self.bare_graph()
+        if not graph.geometry.constants():
+            return graph
+        if (section := self.recipe.constants) is not None:
+            read_constants(section, graph)
+        else:
+            fit_constants(self.adapter, graph, [self.run(sample) for sample in self.samples], self.plan.context)
+        return graph
+
+    def bare_graph(self) -> DecoderGraph:
+        """The decoder without the constants of its rows."""
         from retentive_export.export.decoder import DecoderGraph, DecoderInputs
 
         layout, geometry = self.layout, self.plan.geometry
-        graph = DecoderGraph(
+        return DecoderGraph(
             self.adapter.decoder_module(),
             geometry,
             self.plan.gate,
@@ -234,25 +245,6 @@ class Job:
                 dtype=geometry.dtype,
             ),
         )
-        if not geometry.constants():
-            return graph
-        if (section := self.recipe.constants) is not None:
-            read_constants(section, graph)
-        else:
-            self.fit(graph, self.samples)
-        return graph
-
-    def fit(self, graph: DecoderGraph, samples: Sequence[Sample]) -> None:
-        """Give the graph the key scales and latent bases that its geometry needs, from samples."""
-        from retentive_export.cache.rows import LEVELS
-        from retentive_export.export.latents import fit_bases
-        from retentive_export.export.reference import calibrate_key_scales
-
-        geometry, runs = graph.geometry, [self.run(sample) for sample in samples]
-        if geometry.coarse_rows:
-            graph.key_scales = calibrate_key_scales(graph, runs, LEVELS[geometry.coarse_dtype])
-        if geometry.latent_rows:
-            graph.bases = fit_bases(self.adapter, graph, runs, self.plan.context)
 
     def run(self, sample: Sample) -> tuple[TokenStream, Any, Any]:
         """A sample's tokens, all its turns, and the features of its picture."""

@@ -9,6 +9,7 @@ import click
 
 from retentive_export.cli.artifacts import inspect
 from retentive_export.cli.build import build
+from retentive_export.cli.calibrate import calibrate
 from retentive_export.cli.doctor import doctor
 from retentive_export.cli.eval import evaluate
 from retentive_export.cli.plan import plan
@@ -64,5 +65,5 @@ def main(debug: bool) -> None:
     """
 
 
-for _command in (build, plan, run, inspect, validate, evaluate, recipes, targets, doctor):
+for _command in (build, calibrate, plan, run, inspect, validate, evaluate, recipes, targets, doctor):
     main.add_command(_command)

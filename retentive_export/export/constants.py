@@ -5,19 +5,33 @@ A .safetensors file with tensors `LAYER.NAME`, NAME and shape as in `CacheGeomet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from retentive_export.cache.latent import LatentBasis
+from retentive_export.cache.rows import LEVELS
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.errors import RecipeError
 from retentive_export.export.decoder import DecoderGraph
+from retentive_export.export.latents import Run, fit_bases
+from retentive_export.export.reference import calibrate_key_scales
+from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import file_entry
 from retentive_export.spec.recipe import ConstantsSection
 
-__all__ = ["read_constants", "write_constants"]
+__all__ = ["fit_constants", "read_constants", "write_constants"]
+
+
+def fit_constants(adapter: ModelAdapter, graph: DecoderGraph, runs: Sequence[Run], context: int) -> None:
+    """Give the graph the key scales and latent bases that its geometry needs, from sample runs; see `fit_bases`."""
+    geometry = graph.geometry
+    if geometry.coarse_rows:
+        graph.key_scales = calibrate_key_scales(graph, list(runs), LEVELS[geometry.coarse_dtype])
+    if geometry.latent_rows:
+        graph.bases = fit_bases(adapter, graph, runs, context)
 
 
 def write_constants(graph: DecoderGraph, path: Path) -> ConstantsSection:

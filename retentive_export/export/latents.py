@@ -26,7 +26,7 @@ from retentive_export.export.reference import ReferenceRun
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["LayerMoments", "fit_bases", "shifted"]
+__all__ = ["LayerMoments", "Run", "fit_bases", "shifted"]
 
 HEADROOM = {"int8": 1.1, "int4": 1.0}
 """Largest code over the largest latent seen (int8), or over `SPREAD` standard deviations of it (int4)."""
@@ -37,6 +37,7 @@ SHIFTS = (0.0, 0.25, 0.5, 0.75)
 """Positions at which a sample is seen, over the recipe's context."""
 
 Run = tuple[TokenStream, Tensor | None, Tensor | None]
+"""A sample's tokens and the features of its picture: visual_embeds and deep, as `ReferenceRun` takes them."""
 
 
 @dataclass

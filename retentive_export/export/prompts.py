@@ -14,7 +14,7 @@ from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.layout import VisionLayout
 
-__all__ = ["Sample", "TokenStream", "load_samples", "token_stream"]
+__all__ = ["Sample", "TokenStream", "load_samples", "read_picture", "token_stream"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def load_samples(directory: Path, frame: tuple[int, int] | None) -> list[Sample]
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         samples = [
             Sample(
-                picture=_picture(directory / line["picture"], frame) if frame and line.get("picture") else None,
+                picture=read_picture(directory / line["picture"], frame) if frame and line.get("picture") else None,
                 turns=tuple((str(turn["question"]), str(turn["answer"])) for turn in line["dialogue"]),
             )
             for line in lines
@@ -82,7 +82,8 @@ def load_samples(directory: Path, frame: tuple[int, int] | None) -> list[Sample]
     return samples
 
 
-def _picture(path: Path, frame: tuple[int, int]) -> Array:
+def read_picture(path: Path, frame: tuple[int, int]) -> Array:
+    """A picture file as uint8 [H, W, 3], resized to `frame` (height, width)."""
     from PIL import Image
 
     with Image.open(path) as image:

@@ -13,6 +13,7 @@ from retentive_export.report.artifact import (
     plan_data,
     plan_table,
 )
+from retentive_export.report.calibration import calibration_data, calibration_tables
 from retentive_export.report.doctor import diagnosis_data, diagnosis_table
 from retentive_export.report.evaluation import evaluation_data, evaluation_markdown, evaluation_tables
 from retentive_export.report.evaluation_html import evaluation_html
@@ -34,6 +35,8 @@ __all__ = [
     "build_data",
     "build_table",
     "cache_words",
+    "calibration_data",
+    "calibration_tables",
     "conditions",
     "contract_table",
     "curves_svg",

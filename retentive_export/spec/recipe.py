@@ -294,7 +294,9 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
         target = result
         for part in parts[:-1]:
-            if not isinstance(target.setdefault(part, {}), dict):
+            if target.get(part) is None:  # a section that a complete recipe spells null
+                target[part] = {}
+            if not isinstance(target[part], dict):
                 raise RecipeError(f"--set {key}: {part!r} is a value, not a section")
             target = target[part]
             if part == "budget":
