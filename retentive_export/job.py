@@ -27,7 +27,7 @@ from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
-from retentive_export.spec.plan import CachePlan, check_latents, plan_cache
+from retentive_export.spec.plan import CachePlan, check_kernels, plan_cache
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
@@ -57,9 +57,10 @@ class Job:
     source: Path | str = field(init=False)
 
     def __post_init__(self) -> None:
+        self.recipe = self.recipe.on(self.target.engines)
         recipe, target = self.recipe, self.target
         check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
-        check_latents(recipe.cache, target.engines, target.name)
+        check_kernels(recipe.cache, target.engines, target.name)
         self.source, self._gguf = locate(recipe.model)
 
     @cached_property
@@ -247,11 +248,11 @@ class Job:
         )
 
     def run(self, sample: Sample) -> tuple[TokenStream, Any, Any]:
-        """A sample's tokens, all its turns, and the features of its picture."""
+        """A sample's tokens, all its turns and answers, and the features of its picture."""
         from retentive_export.export.prompts import token_stream
         from retentive_export.export.reference import visual_features
 
-        stream = token_stream(self.adapter, self.layout, sample, turns=len(sample.turns))
+        stream = token_stream(self.adapter, self.layout, sample, turns=len(sample.turns), closed=True)
         return stream, *visual_features(self.adapter, self.layout, sample)
 
     def manifest(self, files: dict[str, FileEntry], facts: dict[str, Any]) -> Manifest:

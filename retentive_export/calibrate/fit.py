@@ -2,7 +2,7 @@
 
 What is measured is the recipe's own decode loop, fed chunk by chunk with the dialogues' true tokens, against the same
 model with its full cache: mean KL divergence of the next token in nats, and how often the greedy token is the same,
-over the text tokens behind the first picture.
+over the tokens of the answers: what a model says of the user's next words is of no use to anybody.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Measured:
 class Calibration:
     """What was fitted, and what it is worth on dialogues that the fit never saw.
 
-    graph: with the constants. gate: with lambda and beta. fitted_on, held_out_on: dialogues. seed: of the split.
+    graph: with the constants; its latent bases are weighed by the attention or plain components, whichever has the
+    lower KL on the fitted part. gate: with lambda and beta. fitted_on, held_out_on: dialogues. seed: of the split.
     searched: (lambda, beta, KL on the fitted part) of every pair that was tried. held_out: the constants without
     calibration first, the fitted ones last.
     """
@@ -82,7 +83,9 @@ def calibrate(
     """
     progress(f"fitting on {len(fitting)} dialogues")
     fit_constants(setup.adapter, setup.graph, fitting, setup.plan.context)
-    full = [full_logits(setup.graph, run) for run in fitting] if search else []
+    full = [full_logits(setup.graph, run) for run in fitting]
+    weighed, plain = _choose_bases(setup, fitting, full)
+    progress(f"latent bases: KL {weighed:.4g} weighed by the attention, {plain:.4g} plain")
     searched: list[tuple[float, float, float]] = []
     for gate in _gates(setup.plan) if search else []:
         kl, _, _ = _compare(setup.graph, gate, fitting, full)
@@ -109,6 +112,18 @@ def calibrate(
         searched=tuple(searched),
         held_out=tuple(measured),
     )
+
+
+def _choose_bases(setup: Setup, fitting: Sequence[Run], full: Sequence[Tensor]) -> tuple[float, float]:
+    """Leave the graph with the better of two kinds of bases on the fitted part; KL of both, equal without latents."""
+    weighed, _, _ = _compare(setup.graph, setup.plan.gate, fitting, full)
+    if not setup.graph.geometry.latent_rows:
+        return weighed, weighed
+    bases = fit_bases(setup.adapter, setup.graph, fitting, setup.plan.context, plain=True)
+    plain, _, _ = _compare(replace(setup.graph, bases=bases), setup.plan.gate, fitting, full)
+    if plain < weighed:
+        setup.graph.bases = bases
+    return weighed, plain
 
 
 def _gates(plan: CachePlan) -> list[GateConfig]:
@@ -138,11 +153,10 @@ def full_logits(graph: DecoderGraph, run: Run) -> Tensor:
 
 
 def _scored(run: Run) -> Tensor:
-    """Indices of the text tokens behind the first picture, but the last token."""
-    rows = torch.from_numpy(run[0].visual_rows)
-    seen = (rows >= 0).nonzero()
-    behind = torch.arange(len(rows)) > (int(seen[0]) if len(seen) else -1)
-    return ((rows < 0) & behind).nonzero()[:-1, 0]
+    """Indices of the tokens whose next token belongs to an answer."""
+    answers = run[0].answers
+    assert answers is not None
+    return torch.from_numpy(answers[1:]).nonzero()[:, 0]
 
 
 def _measured(

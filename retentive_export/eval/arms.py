@@ -5,6 +5,7 @@
     retentive+int8+exact+mass exact rows for sinks and window, int8 behind them, merged memory
     uniform+int4+latent32+front   latent rows of rank 32 (int8; latent32-int4, latent32-model), behind int4 rows for
                               sinks and window
+    recipe                    the cache section of the model's recipe, as it is
     uniform+gate.beta=0.5     any field of the recipe's cache section
 
 The words are those of the recipe: a policy of `spec.policies`, a row type or a readout that the recipe accepts is known
@@ -23,13 +24,14 @@ from retentive_export.errors import RecipeError
 from retentive_export.spec.policies import POLICIES
 from retentive_export.spec.recipe import CacheSection, RowsSection
 
-__all__ = ["SELECTIONS", "Arm", "parse_arm", "readouts", "row_types", "suite"]
+__all__ = ["RECIPE", "SELECTIONS", "Arm", "parse_arm", "readouts", "row_types", "suite"]
 
 SELECTIONS = {
     "oracle": "future attention mass, exactly",
     "oracle_peak": "largest share of any future query, exactly",
     "uniform": "even coverage, staggered between heads",
 }
+RECIPE = "recipe"
 _PLANNED_AS = "random"  # a policy without statistics: what a selection costs that needs none
 _OWN = "retentive"
 _LATENT = re.compile(r"latent(\d+)(?:-(model|int8|int4))?")
@@ -86,6 +88,8 @@ class Arm:
             return "ceiling"
         if self.readout == "residual":
             return "paper"
+        if self.policy == RECIPE:
+            return "ours"
         plain = self.rows == row_types()[0] and self.readout == "none" and not (self.overrides or self.latent)
         return "baseline" if plain and self.selection != _OWN else "ours"
 
@@ -113,6 +117,8 @@ def parse_arm(text: str) -> Arm:
     Raises:
         RecipeError: a word is neither a row type nor a readout nor `key=value`; the message lists what is known.
     """
+    if text == RECIPE:
+        return Arm(name=text, policy=RECIPE, selection=RECIPE)
     first, *words = text.split("+")
     if first not in POLICIES and first not in SELECTIONS:
         raise RecipeError(
@@ -168,7 +174,7 @@ def suite(name: str) -> list[Arm]:
     coarse = row_types()[1:]
     names += [f"{one}+{coarse[-1]}" for one in _COMPARED]
     names += ["retentive+mass", "retentive+residual", f"uniform+{coarse[-1]}+mass"]
-    names += list(_LATENTS)
+    names += [*_LATENTS, RECIPE]
     if name == "long":
         free = [spec.name for spec in policies if spec.readout is None]
         names += [f"{one}+{coarse[-1]}" for one in (*free, *SELECTIONS)]

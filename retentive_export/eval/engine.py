@@ -15,7 +15,7 @@ from retentive_export.errors import DeviceError, RecipeError
 from retentive_export.eval.bounded import Constants
 from retentive_export.eval.streams import Batch
 from retentive_export.export.decoder import DecoderGraph, DecoderInputs
-from retentive_export.export.latents import fit_bases
+from retentive_export.export.latents import fit_spectrum
 from retentive_export.export.prompts import TokenStream, load_samples, token_stream
 from retentive_export.export.reference import calibrate_key_scales, visual_features
 from retentive_export.models import load_model
@@ -78,8 +78,11 @@ class Engine:
             context: tokens of a session; bases are fitted for positions up to there.
         """
         scales = self._fitted(("scales", geometry.coarse_dtype), geometry, context) if geometry.coarse_rows else None
-        latent = ("bases", geometry.latent_rank, geometry.latent_dtype, context)
-        return scales, self._fitted(latent, geometry, context) if geometry.latent_rows else None
+        if not geometry.latent_rows:
+            return scales, None
+        fitted = self._fitted(("spectrum", context), geometry, context)
+        bases = fitted.bases(geometry.latent_rank, geometry.latent_dtype)
+        return scales, [LatentBasis(*(part.to(self.device) for part in basis)) for basis in bases]
 
     def hidden(self, batch: Batch, part: slice, loop: Any) -> Tensor:
         """Final hidden states [B, T, hidden] of the columns `part`."""
@@ -132,8 +135,7 @@ class Engine:
                 scales = calibrate_key_scales(graph, self._runs, levels)
                 self._known[key] = [scale.to(self.device) for scale in scales]
             else:
-                bases = fit_bases(self.adapter, graph, self._runs, context)
-                self._known[key] = [LatentBasis(*(part.to(self.device) for part in basis)) for basis in bases]
+                self._known[key] = fit_spectrum(self.adapter, graph, self._runs, context)
             self.adapter.model.to(self.device)
         return self._known[key]
 

@@ -212,7 +212,7 @@ class _BatchRun:
         batch, engine, plan = self.batch, self.engine, work.plan
         size, layers = batch.input_ids.shape[0], plan.layers
         geometry = replace(plan.geometry, batch=size)
-        chosen = selection(work.arm.selection, plan.gate, self.oracles)
+        chosen = selection(plan.selection, plan.gate, self.oracles)
         constants = engine.constants(geometry, self.run.tokens)
         watched = min(self.run.settings.watched, size)
         shadow = Shadow(watched, layers) if watched else None

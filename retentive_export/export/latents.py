@@ -26,7 +26,7 @@ from retentive_export.export.reference import ReferenceRun
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["LayerMoments", "Run", "fit_bases", "shifted"]
+__all__ = ["LayerMoments", "Run", "Spectrum", "fit_bases", "fit_spectrum", "shifted"]
 
 HEADROOM = {"int8": 1.1, "int4": 1.0}
 """Largest code over the largest latent seen (int8), or over `SPREAD` standard deviations of it (int4)."""
@@ -97,26 +97,55 @@ def shifted(run: Run, positions: int) -> Run:
     return replace(stream, position_ids=stream.position_ids + positions), *features  # type: ignore[return-value]
 
 
-def fit_bases(
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """All components of every layer, the largest first, and how far latents along them reach.
+
+    Components are nested: the first r are the basis of rank r, so one fit serves every rank and type.
+    """
+
+    components: list[LatentBasis]
+    reach: list[tuple[Tensor, Tensor]]
+    dtype: torch.dtype
+
+    def bases(self, rank: int, dtype: str) -> list[LatentBasis]:
+        """The bases of latents of this rank, stored as `dtype`."""
+        cut = [LatentBasis(one.encode[..., :rank], one.decode[..., :rank], one.mean) for one in self.components]
+        if dtype != "model":
+            cut = [_scaled(one, (a[:rank], b[:rank]), dtype) for one, (a, b) in zip(cut, self.reach, strict=True)]
+        return [LatentBasis(*(x.to(self.dtype).contiguous() for x in one)) for one in cut]
+
+
+def fit_spectrum(
     adapter: ModelAdapter, graph: DecoderGraph, runs: Sequence[Run], context: int, *, plain: bool = False
-) -> list[LatentBasis]:
-    """One basis per layer of the graph's geometry.
+) -> Spectrum:
+    """All components of the graph's layers.
 
     Args:
         runs: token streams with the features of their pictures. context: tokens of a session; `SHIFTS` are parts of it.
         plain: the principal components of keys and values as they are, for comparison.
     """
-    geometry = graph.geometry
     moved = [shifted(run, round(part * context)) for run in runs for part in SHIFTS]
     recorder = _record(graph, moved, _Recorder())
-    raw = []
+    components = []
     for layer in range(graph.layers):
         moments = recorder.moments[layer]
-        raw.append(_components(moments, None if plain else _metric(adapter, layer, moments, geometry), geometry))
-    if geometry.latent_dtype == "model":
-        return [_in_dtype(basis, adapter.dtype) for basis in raw]
-    spread = _record(graph, moved, _Recorder(bases=raw)).spread
-    return [_in_dtype(_scaled(raw[i], spread[i], geometry.latent_dtype), adapter.dtype) for i in range(graph.layers)]
+        root = None if plain else _metric(adapter, layer, moments, graph.geometry)
+        components.append(_components(moments, root, graph.geometry))
+    spread = _record(graph, moved, _Recorder(bases=components)).spread
+    reach = [
+        (largest, (squares / count).sqrt()) for largest, squares, count in (spread[i] for i in range(graph.layers))
+    ]
+    return Spectrum(components=components, reach=reach, dtype=adapter.dtype)
+
+
+def fit_bases(
+    adapter: ModelAdapter, graph: DecoderGraph, runs: Sequence[Run], context: int, *, plain: bool = False
+) -> list[LatentBasis]:
+    """One basis per layer of the graph's geometry; see `fit_spectrum`."""
+    geometry = graph.geometry
+    spectrum = fit_spectrum(adapter, graph, runs, context, plain=plain)
+    return spectrum.bases(geometry.latent_rank, geometry.latent_dtype)
 
 
 def _record(graph: DecoderGraph, runs: Sequence[Run], recorder: _Recorder) -> _Recorder:
@@ -155,24 +184,20 @@ def _mean_covariance(moments: LayerMoments) -> tuple[Tensor, Tensor]:
 
 
 def _components(moments: LayerMoments, root: Tensor | None, geometry: CacheGeometry) -> LatentBasis:
-    """The r largest principal components of M^(1/2) x, in float64, not yet scaled to codes."""
-    heads, size, rank = geometry.kv_heads, geometry.head_dim, geometry.latent_rank
+    """The principal components of M^(1/2) x, the largest first, not scaled to codes."""
+    heads, size = geometry.kv_heads, geometry.head_dim
     mean, covariance = _mean_covariance(moments)
     wide = torch.eye(len(mean), dtype=torch.float64) if root is None else torch.block_diag(*root.flatten(0, 1))
     _, vectors = torch.linalg.eigh(wide @ covariance @ wide)
-    top = vectors[:, -rank:].flip(1)
+    top = vectors.flip(1)
     decode = torch.linalg.solve(wide, top)
-    shape = (heads, 2 * size, rank)
+    shape = (heads, 2 * size, len(mean))
     return LatentBasis((wide @ top).reshape(shape).float(), decode.reshape(shape).float(), mean.view(heads, -1).float())
 
 
-def _scaled(basis: LatentBasis, seen: tuple[Tensor, Tensor, int], dtype: str) -> LatentBasis:
+def _scaled(basis: LatentBasis, reach: tuple[Tensor, Tensor], dtype: str) -> LatentBasis:
     """The basis whose latents fill the codes of `dtype`."""
-    largest, squares, count = seen
-    reach = largest if dtype == "int8" else SPREAD * (squares / count).sqrt()
-    step = (reach * HEADROOM[dtype] / LEVELS[dtype]).clamp(min=1e-8)
+    largest, deviation = reach
+    step = (largest if dtype == "int8" else SPREAD * deviation) * HEADROOM[dtype] / LEVELS[dtype]
+    step = step.clamp(min=1e-8)
     return LatentBasis(basis.encode / step, basis.decode * step, basis.mean)
-
-
-def _in_dtype(basis: LatentBasis, dtype: torch.dtype) -> LatentBasis:
-    return LatentBasis(*(x.to(dtype).contiguous() for x in basis))

@@ -218,7 +218,12 @@ def geometry_struct(geometry: CacheGeometry) -> RetentiveGeometry:
 
 
 def gate_struct(gate: GateConfig) -> RetentiveGate:
-    """The gate's constants in C, as float32."""
+    """The gate's constants in C, as float32. Raises RecipeError for the score 'coverage', which has no kernel."""
+    if gate.score not in SCORES:
+        raise RecipeError(
+            f"score is {gate.score!r}: the compiled operators know {', '.join(map(repr, SCORES))}",
+            hint="run this policy on ONNX Runtime, or set cache.policy to 'retentive'",
+        )
 
     def sigmoid(one: SigmoidGate) -> RetentiveSigmoid:
         return RetentiveSigmoid(enabled=one.enabled, weight=one.weight, bias=one.bias)

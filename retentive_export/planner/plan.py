@@ -10,7 +10,7 @@ from retentive_export.planner.fit import BoardPlan, Point, largest, largest_budg
 from retentive_export.planner.shape import ModelShape, model_shape
 from retentive_export.planner.state import StateBytes, split_state
 from retentive_export.planner.weights import WeightBytes, weight_bytes
-from retentive_export.spec.plan import CachePlan, check_latents, plan_cache
+from retentive_export.spec.plan import CachePlan, check_kernels, plan_cache
 from retentive_export.spec.recipe import BudgetSection, Recipe
 from retentive_export.spec.targets import Board, Target
 from retentive_export.spec.weights import WeightsSection, check_weights
@@ -80,8 +80,9 @@ def plan_recipe(
             `check_weights`.
     """
     assumed = assumptions or Assumptions()
+    recipe = recipe.on(target.engines)
     check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
-    check_latents(recipe.cache, target.engines, target.name)
+    check_kernels(recipe.cache, target.engines, target.name)
     shape = model_shape(recipe.model)
     cache = plan_cache(recipe, shape.text, shape.frame)
     weights = weight_bytes(shape, recipe.weights, recipe.model.dtype).with_bases(cache)

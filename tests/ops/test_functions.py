@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,6 +70,27 @@ def test_functions_equal_reference(geometry, tokens, steps):
     got = run_function("StateTransition", geometry, named)
     for name, want in after.items():
         assert_close(got[name], want, name)
+
+
+@pytest.mark.parametrize("name", ["latent", "exact+int4"])
+def test_the_gates_other_scores_have_functions(name):
+    geometry, generator = GEOMETRIES[name], torch.Generator().manual_seed(7)
+    state = random_state(geometry, 60, generator)
+    query, key, value, meta = random_tokens(geometry, 3, 60, generator)
+    attention = retentive_attention(
+        *(query, key, value, meta, state, key_scale(geometry)),
+        geometry=geometry,
+        gate=GATE,
+        scale=SCALE,
+        basis=latent_basis(geometry),
+    )
+    named = dict(state) | {"token_meta": meta} | attention._asdict()
+    for score in ("coverage", "recency"):
+        gate = replace(GATE, score=score)
+        want = entropy_gate(attention, meta, state, None, geometry=geometry, gate=gate)
+        got = run_function("EntropyGate", geometry, named, gate)
+        for label, tensor in zip(got, want, strict=True):
+            assert_close(got[label], tensor, f"{score}: {label}")
 
 
 def test_torch_operators_equal_reference(geometry):

@@ -39,13 +39,19 @@ def recipe_of(**cache: Any) -> Recipe:
 
 CACHES = st.fixed_dictionaries(
     {
-        "policy": st.sampled_from(["retentive", "streaming_llm", "h2o", "tova"]),
+        "policy": st.sampled_from(["retentive", "coverage", "streaming_llm", "h2o", "tova"]),
         "readout": st.sampled_from(["mass", "residual", "none"]),
         "sinks": st.integers(0, 4),
         "window": st.integers(1, 12),
         "chunk": st.integers(1, 12),
         "rows": st.fixed_dictionaries(
-            {"dtype": st.sampled_from(["model", "int8", "int4"]), "exact": st.sampled_from([0, 0, 4, 16, 20])}
+            {
+                "dtype": st.sampled_from(["model", "int8", "int4"]),
+                "exact": st.sampled_from([0, 0, 4, 16, 20]),
+                "latent": st.sampled_from(
+                    [None, None, {"rank": 2}, {"rank": 4, "dtype": "int4", "front": 16}, {"rank": 3, "dtype": "model"}]
+                ),
+            }
         ),
         "memory": st.fixed_dictionaries(
             {
@@ -144,7 +150,7 @@ def test_default_memory_follows_the_frame() -> None:
         ),
         ({"budget": {"fraction": 0.001}}, ["cache.budget.fraction is 0.001 of 4096 tokens", "smallest"]),
         ({"policy": "snapkv"}, ["cache.policy 'snapkv'", "reference only"]),
-        ({"policy": "lru"}, ["'lru'", "must be one of full, h2o"]),
+        ({"policy": "lru"}, ["'lru'", "must be one of coverage, full, h2o"]),
         (
             {"memory": {"grid": [2, 2]}},
             ["cache.memory.grid is [2, 2]", "takes no frames", "leave cache.memory.grid null"],
