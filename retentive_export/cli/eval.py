@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import click
 from rich.console import Console
 
 from retentive_export.cli.shared import echo_json, json_option, print_tables, quiet_libraries
-from retentive_export.errors import RecipeError
+from retentive_export.errors import MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
     from retentive_export.eval.harness import Column
@@ -45,6 +46,8 @@ JSON_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     "--from", "earlier", type=JSON_FILE, multiple=True, help="Take cells of an earlier evaluation.json along."
 )
 @click.option("--render", is_flag=True, help="Measure nothing: write the reports of --from.")
+@click.option("--commit", help="Recorded in the results.  [default: the checkout's]")
+@click.option("-v", "--verbose", is_flag=True, help="Progress on stderr, also when it is no terminal.")
 @click.option("-o", "--output", type=FOLDER, help="Folder for evaluation.json, evaluation.md and evaluation.html.")
 @json_option
 def evaluate(
@@ -60,6 +63,8 @@ def evaluate(
     device: str,
     earlier: tuple[Path, ...],
     render: bool,
+    commit: str | None,
+    verbose: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -76,7 +81,7 @@ def evaluate(
     if render:
         if not known:
             raise click.UsageError("--render needs at least one --from.")
-        result = known[0].merged(known[1:])
+        result = _merged(known)
     else:
         from retentive_export.eval.arms import parse_arm
         from retentive_export.eval.arms import suite as suite_of
@@ -84,22 +89,26 @@ def evaluate(
         from retentive_export.eval.harness import evaluate as measure
 
         chosen = [parse_arm(text) for text in arms] or suite_of(suite)
-        settings = Settings(dialogues=dialogues, batch=batch, watched=watched, seed=seed, device=device)
+        settings = Settings(dialogues=dialogues, batch=batch, watched=watched, seed=seed, device=device, commit=commit)
         if budgets:
             settings = replace(settings, budgets=budgets)
-        result = measure(_columns(tasks, sizes), chosen, settings, progress=_progress())
-        if known:
-            result = known[0].merged([*known[1:], result])
+        _require("torch", "transformers", "sklearn")
+        say = (lambda line: click.echo(line, err=True)) if verbose or Console(stderr=True).is_terminal else None
+        keep = None if output is None else (lambda found: _write(_merged([*known, found]), output))
+        result = _merged([*known, measure(_columns(tasks, sizes), chosen, settings, progress=say, checkpoint=keep)])
     if output is not None:
         _write(result, output)
     _show(result, as_json)
 
 
-def _progress() -> Callable[[str], None] | None:
-    """Lines on stderr, on a terminal alone."""
-    if not Console(stderr=True).is_terminal:
-        return None
-    return lambda line: click.echo(line, err=True)
+def _merged(parts: Sequence[Evaluation]) -> Evaluation:
+    return parts[0].merged(parts[1:])
+
+
+def _require(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError.of(module, "eval")
 
 
 def _columns(tasks: tuple[str, ...], sizes: tuple[str, ...]) -> list[Column]:

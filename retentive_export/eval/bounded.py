@@ -20,7 +20,10 @@ from retentive_export.eval.scores import LayerScore, Remembered
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["Shadow", "WatchedLoop", "compress", "roomy"]
+__all__ = ["Compressor", "Constants", "Shadow", "WatchedLoop", "compress", "roomy"]
+
+Constants = tuple[Sequence[Tensor] | None, Sequence[LatentBasis] | None]
+"""Key scales [Hkv, D] and latent bases of every layer, where the geometry needs them."""
 
 PROBE = 64.0
 """Added to the new tokens' values to read off their share of the softmax; large against rounding."""
@@ -98,12 +101,12 @@ class WatchedLoop(CacheLoop):
         layers: int,
         *,
         chosen: LayerScore,
-        key_scales: Sequence[Tensor] | None = None,
-        bases: Sequence[LatentBasis] | None = None,
+        constants: Constants | None = None,
         shadow: Shadow | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(geometry, gate, layers, key_scales=key_scales, bases=bases, score=chosen, device=device)
+        scales, bases = constants or (None, None)
+        super().__init__(geometry, gate, layers, key_scales=scales, bases=bases, score=chosen, device=device)
         self.chosen, self.shadow = chosen, shadow
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -117,7 +120,6 @@ class WatchedLoop(CacheLoop):
         count = self.shadow.streams
         few = {name: tensor[:count] for name, tensor in self.state[layer_index].items()}
         scales = None if self.key_scales is None else self.key_scales[layer_index]
-        basis = None if self.bases is None else self.bases[layer_index]
         first, shifted = (
             retentive_attention(
                 query[:count].float(),
@@ -129,7 +131,7 @@ class WatchedLoop(CacheLoop):
                 geometry=self.geometry,
                 gate=self.gate,
                 scale=scale,
-                basis=basis,
+                basis=None if self.bases is None else self.bases[layer_index],
             ).output
             for shift in (0.0, PROBE)
         )
@@ -140,20 +142,20 @@ class WatchedLoop(CacheLoop):
 
 
 def roomy(geometry: CacheGeometry, rows: int) -> CacheGeometry:
-    """`geometry` with room for everything in exact rows, so that nothing leaves: the cache before a compression."""
-    readout = geometry.readout if geometry.readout == "moments" else "none"
-    return replace(
-        geometry,
+    """Room for everything in exact rows, with the statistics of `geometry`: the cache before a compression."""
+    return CacheGeometry(
+        batch=geometry.batch,
+        kv_heads=geometry.kv_heads,
+        q_heads=geometry.q_heads,
+        head_dim=geometry.head_dim,
+        dtype=geometry.dtype,
+        frame_grid=geometry.frame_grid,
         exact_rows=rows,
-        coarse_rows=0,
-        latent_rows=0,
-        memory_grid=(0, 0),
-        recall_rows=0,
-        memory_store="exact",
-        sinks=0,
         window=rows,
         chunk=rows,
-        readout=readout,
+        readout=geometry.readout if geometry.readout == "moments" else "none",
+        track_importance=geometry.track_importance,
+        track_entropy=geometry.track_entropy,
     )
 
 
@@ -164,8 +166,7 @@ class Compressor:
     geometry: CacheGeometry
     gate: GateConfig
     chosen: LayerScore
-    key_scales: Sequence[Tensor] | None
-    bases: Sequence[LatentBasis] | None = None
+    constants: Constants | None = None
 
 
 def compress(
@@ -182,24 +183,35 @@ def compress(
         The states, and the scores by position that were used.
     """
     geometry = target.geometry
+    states = [_shared(state, geometry) for state in states]
+    scales, bases = target.constants or (None, None)
     tables = []
     for layer, state in enumerate(states):
         target.chosen.layer = layer
         table = target.chosen(_statistics(state, room))
-        tables.append(_for_heads(table, geometry.row_heads))
+        tables.append(table.mean(dim=1, keepdim=True) if table.shape[1] > geometry.row_heads else table)
     remembered = Remembered(tables)
     gate = replace(target.gate, importance_decay=1.0, entropy_decay=1.0)
     compressed = []
     for layer, state in enumerate(states):
         remembered.layer = layer
-        scales = None if target.key_scales is None else target.key_scales[layer]
-        basis = None if target.bases is None else target.bases[layer]
+        known = (None if scales is None else scales[layer], None if bases is None else bases[layer])
         after = empty_state(geometry, state["row_meta"].device)
         for start in range(0, room.exact_rows, geometry.chunk):
             part = slice(start, min(start + geometry.chunk, room.exact_rows))
-            after = _enter(state, part, after, scales, basis, geometry, gate, remembered)
+            after = _enter(state, part, after, known, geometry, gate, remembered)
         compressed.append(after)
     return compressed, remembered
+
+
+def _shared(state: dict[str, Tensor], geometry: CacheGeometry) -> dict[str, Tensor]:
+    """The state with one set of statistics where all heads must keep the same rows: the mean over heads."""
+    if geometry.row_heads == geometry.kv_heads:
+        return state
+    means: dict[str, Tensor] = {
+        name: state[name].mean(dim=1, keepdim=True) for name in ("importance", "entropy") if name in state
+    }
+    return {**state, **means, "row_meta": state["row_meta"][:, :1]}
 
 
 def _statistics(state: dict[str, Tensor], room: CacheGeometry) -> RowStatistics:
@@ -221,8 +233,7 @@ def _enter(
     state: dict[str, Tensor],
     part: slice,
     after: dict[str, Tensor],
-    scales: Tensor | None,
-    basis: LatentBasis | None,
+    constants: tuple[Tensor | None, LatentBasis | None],
     geometry: CacheGeometry,
     gate: GateConfig,
     remembered: Remembered,
@@ -230,10 +241,11 @@ def _enter(
     """The rows `part` of a roomy state enter another state, as a step's tokens would, but with old statistics."""
     meta = state["row_meta"][:, 0, part]  # rows were filled in the order of arrival, the same in all heads
     batch, heads = after["row_meta"].shape[:2]
+    scales, basis = constants
     known = torch.zeros(batch, heads, geometry.rows, device=meta.device)
     blank = torch.zeros(batch, heads, meta.shape[1], device=meta.device)
     received, surprise = (
-        torch.cat([known, _for_heads(state[name][:, :, part], heads) if name in state else blank], dim=-1)
+        torch.cat([known, state[name][:, :, part] if name in state else blank], dim=-1)
         for name in ("importance", "entropy")
     )
     attention = AttentionResult(
@@ -242,8 +254,3 @@ def _enter(
     decision = entropy_gate(attention, meta, after, scales, geometry=geometry, gate=gate, score=remembered)
     key, value = state["key_rows"][:, :, part], state["value_rows"][:, :, part]
     return state_transition(decision, key, value, meta, after, scales, geometry=geometry, basis=basis)
-
-
-def _for_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, Hkv, n] as it is, or its mean over the heads where all of them keep the same rows."""
-    return x if x.shape[1] == heads else x.mean(dim=1, keepdim=True)

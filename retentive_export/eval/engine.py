@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.rows import LEVELS
 from retentive_export.errors import DeviceError, RecipeError
+from retentive_export.eval.bounded import Constants
 from retentive_export.eval.streams import Batch
 from retentive_export.export.decoder import DecoderGraph, DecoderInputs
-from retentive_export.export.latents import Spectrum, fit_spectrum
-from retentive_export.export.prompts import load_samples, token_stream
+from retentive_export.export.latents import fit_spectrum
+from retentive_export.export.prompts import TokenStream, load_samples, token_stream
 from retentive_export.export.reference import calibrate_key_scales, visual_features
 from retentive_export.models import load_model
 from retentive_export.models.decoder import DecoderModule
@@ -64,28 +66,23 @@ class Engine:
         )
         self.layout = None if model.frame is None else self.adapter.vision_layout(model.frame)
         self.text = self.adapter.text_shape()
-        self._scales: dict[str, list[Tensor]] = {}
-        self._spectra: dict[int, Spectrum] = {}
-        self._calibrate()
+        self._known: dict[tuple[Any, ...], Any] = {}
         self.adapter.model.to(device)
         self.decoder = DecoderModule(self.adapter.text_model, nn.Identity(), self.adapter.layers).eval()
         self.head: nn.Module = self.adapter.model.lm_head
 
-    def key_scales(self, geometry: CacheGeometry) -> list[Tensor] | None:
-        """One [Hkv, D] float32 scale per layer, from the recipe's calibration set; None without coarse rows."""
-        return self._scales[geometry.coarse_dtype] if geometry.coarse_rows else None
+    def constants(self, geometry: CacheGeometry, context: int) -> Constants:
+        """Key scales and latent bases that a geometry needs, fitted to the recipe's calibration set.
 
-    def bases(self, geometry: CacheGeometry, context: int) -> list[LatentBasis] | None:
-        """One latent basis per layer, from the recipe's calibration set seen at positions up to `context`; None
-        without latent rows."""
+        Args:
+            context: tokens of a session; bases are fitted for positions up to there.
+        """
+        scales = self._fitted(("scales", geometry.coarse_dtype), geometry, context) if geometry.coarse_rows else None
         if not geometry.latent_rows:
-            return None
-        if context not in self._spectra:
-            self.adapter.model.to("cpu")
-            self._spectra[context] = fit_spectrum(self.adapter, self._graph, self._runs, context)
-            self.adapter.model.to(self.device)
-        fitted = self._spectra[context].bases(geometry.latent_rank, geometry.latent_dtype)
-        return [LatentBasis(*(x.to(self.device) for x in basis)) for basis in fitted]
+            return scales, None
+        fitted = self._fitted(("spectrum", context), geometry, context)
+        bases = fitted.bases(geometry.latent_rank, geometry.latent_dtype)
+        return scales, [LatentBasis(*(part.to(self.device) for part in basis)) for basis in bases]
 
     def hidden(self, batch: Batch, part: slice, loop: Any) -> Tensor:
         """Final hidden states [B, T, hidden] of the columns `part`."""
@@ -128,33 +125,41 @@ class Engine:
         deep = torch.gather(batch.deep, 2, index[:, None].expand(-1, layers, -1, hidden)) * present[:, None]
         return visual, deep
 
-    def _calibrate(self) -> None:
-        """Key scales for every type of coarse rows, from the calibration set, before the model moves to its device."""
+    def _fitted(self, key: tuple[Any, ...], geometry: CacheGeometry, context: int) -> Any:
+        """One of the constants, made when it is first asked for, while the model is on the CPU."""
+        if key not in self._known:
+            self.adapter.model.to("cpu")
+            graph = self._graph(geometry)
+            if key[0] == "scales":
+                levels = LEVELS[geometry.coarse_dtype]
+                scales = calibrate_key_scales(graph, self._runs, levels)
+                self._known[key] = [scale.to(self.device) for scale in scales]
+            else:
+                self._known[key] = fit_spectrum(self.adapter, graph, self._runs, context)
+            self.adapter.model.to(self.device)
+        return self._known[key]
+
+    @cached_property
+    def _runs(self) -> list[tuple[TokenStream, Tensor | None, Tensor | None]]:
+        """Calibration dialogues with the features of their pictures."""
         name = self.recipe.calibration
         carried = Path(__file__).parent.parent / "calibration" / name
         samples = load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
-        self._graph = graph = DecoderGraph(
-            self.adapter.decoder_module(),
-            CacheGeometry(
-                kv_heads=self.text.kv_heads, q_heads=self.text.q_heads, head_dim=self.text.head_dim, exact_rows=1
-            ),
-            GateConfig(),
-            self.text.layers,
-            DecoderInputs(
-                hidden=self.text.hidden,
-                position_axes=self.layout.position_axes if self.layout else 1,
-                visual=self.layout is not None,
-                deep_layers=self.layout.deep_layers if self.layout else 0,
-                dtype=self.recipe.model.dtype,
-            ),
-        )
-        self._runs = runs = [
+        return [
             (
                 token_stream(self.adapter, self.layout, sample, turns=len(sample.turns)),
                 *visual_features(self.adapter, self.layout, sample),
             )
             for sample in samples
         ]
-        for dtype, levels in LEVELS.items():
-            scales = calibrate_key_scales(graph, runs, levels)
-            self._scales[dtype] = [scale.to(self.device) for scale in scales]
+
+    def _graph(self, geometry: CacheGeometry) -> DecoderGraph:
+        layout = self.layout
+        inputs = DecoderInputs(
+            hidden=self.text.hidden,
+            position_axes=layout.position_axes if layout else 1,
+            visual=layout is not None,
+            deep_layers=layout.deep_layers if layout else 0,
+            dtype=self.recipe.model.dtype,
+        )
+        return DecoderGraph(self.adapter.decoder_module(), geometry, GateConfig(), self.text.layers, inputs)

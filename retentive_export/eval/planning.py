@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from retentive_export.errors import RecipeError
-from retentive_export.eval.arms import Arm
+from retentive_export.eval.arms import RECIPE, Arm
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.layout import TextShape, VisionLayout
@@ -21,21 +21,23 @@ class CacheSettings:
 
     dtype: of exact rows and of the full cache that the budget is a share of. sinks: protected first tokens. windows:
     sizes to try for the recent window (and chunk), the largest first: the first that leaves half of the rows to the
-    selection is taken, or else the last that fits.
+    selection is taken, or else the last that fits; empty: the task's.
     """
 
     dtype: str = "float16"
     sinks: int = 4
-    windows: tuple[int, ...] = (32, 16, 8, 4)
+    windows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """geometry: for a batch of one. gate: the policy's. state_bytes, full_bytes: of a session."""
+    """geometry: for a batch of one. gate: the policy's. selection: the score's name. state_bytes, full_bytes: of a
+    session."""
 
     geometry: CacheGeometry
     gate: GateConfig
     layers: int
+    selection: str
     state_bytes: int
     full_bytes: int
 
@@ -60,13 +62,17 @@ def plan_arm(
         base = {"context": tokens, "budget.fraction": budget}
         data = recipe.to_dict()
         data["model"]["dtype"] = settings.dtype
-        words = arm.cache(base, sinks=settings.sinks, window=window)
+        if arm.policy == RECIPE:
+            words = [f"cache.{key}={value}" for key, value in base.items()]
+        else:
+            data["cache"], words = {}, arm.cache(base, sinks=settings.sinks, window=window)
         candidate = parse_recipe(apply_overrides(data, words), origin=f"arm {arm.name}")
         try:
             plan = plan_cache(candidate, text, vision, export=False)
         except RecipeError as refused:
             error = refused
             continue
+        chosen = candidate.cache.policy if arm.policy == RECIPE else arm.selection
         protected = plan.geometry.sinks + plan.geometry.window
         if arm.selection == "full" or 2 * protected <= plan.geometry.rows:
             break
@@ -77,6 +83,7 @@ def plan_arm(
         geometry=replace(plan.geometry, chunk=min(plan.geometry.chunk, plan.geometry.window)),
         gate=plan.gate,
         layers=plan.layers,
+        selection=chosen,
         state_bytes=plan.state_bytes,
         full_bytes=plan.full_cache_bytes,
     )

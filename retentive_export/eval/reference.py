@@ -23,8 +23,8 @@ def grouped_logits(query: Tensor, keys: Tensor, scale: float) -> Tensor:
 class FullLoop:
     """Keeps everything; implements `AttentionLoop`.
 
-    With `watch`, it records per step and layer the attention that every column received from the step's queries,
-    summed over queries and averaged over the heads of a group: the oracle's knowledge.
+    With `watch`, it records per step and layer the attention that every column received from the step's queries: summed
+    over queries and averaged over the heads of a group, and its largest share. That is the oracles' knowledge.
 
     Set `token_meta` ([B, T, 2]) before each pass, as for `CacheLoop`.
     """
@@ -34,6 +34,7 @@ class FullLoop:
         self.values: list[Tensor | None] = [None] * layers
         self.watch = watch
         self.received: list[list[Tensor]] = [[] for _ in range(layers)]
+        self.peaks: list[list[Tensor]] = [[] for _ in range(layers)]
         self.token_meta: Tensor | None = None
         self._valid: Tensor | None = None
         self._layer = layers
@@ -56,25 +57,32 @@ class FullLoop:
             )
         logits = grouped_logits(query, keys, scale).masked_fill(~mask[:, None, None], MASKED)
         weights = torch.softmax(logits, dim=-1)  # [B, Hkv, G, T, N]
-        self.received[layer_index].append((weights * valid[:, None, None, :, None]).mean(dim=2).sum(dim=2))
+        real = weights * valid[:, None, None, :, None]
+        self.received[layer_index].append(real.mean(dim=2).sum(dim=2))
+        self.peaks[layer_index].append(real.amax(dim=(2, 3)))
         output = torch.matmul(weights, values.float().unsqueeze(2))
         return output.reshape(query.shape).to(query.dtype)
 
-    def oracle(self, batch: Batch, parts: list[slice]) -> Oracle:
+    def oracles(self, batch: Batch, parts: list[slice]) -> dict[str, Oracle]:
         """What was recorded, by position and from each step of the run on; `parts` are the steps' columns."""
         positions = batch.token_meta[..., 0].long()
-        size = batch.longest
         ends = torch.stack([positions[:, : part.stop].amax(dim=1) + 1 for part in parts], dim=1)  # [B, S]
-        place = torch.where(positions >= 0, positions, size)  # padding goes to a column of its own
-        future = []
-        for steps in self.received:
-            table = steps[0].new_zeros(len(steps) + 1, *steps[0].shape[:2], size + 1)
-            for index, mass in enumerate(steps):
-                columns = place[:, None, : mass.shape[-1]].expand_as(mass)
-                table[index].scatter_add_(2, columns, mass)
-            total = table.flip(0).cumsum(dim=0).flip(0)
-            future.append(total[..., :size])
-        return Oracle(future, ends)
+        masses = [_by_position(steps, positions, batch.longest) for steps in self.received]
+        peaks = [_by_position(steps, positions, batch.longest) for steps in self.peaks]
+        return {
+            "oracle": Oracle([table.flip(0).cumsum(dim=0).flip(0) for table in masses], ends),
+            "oracle_peak": Oracle([table.flip(0).cummax(dim=0).values.flip(0) for table in peaks], ends, peak=True),
+        }
+
+
+def _by_position(steps: list[Tensor], positions: Tensor, size: int) -> Tensor:
+    """Per step [B, Hkv, columns so far] -> [S + 1, B, Hkv, size]; the last step is empty."""
+    place = torch.where(positions >= 0, positions, size)  # padding goes to a column of its own
+    table = steps[0].new_zeros(len(steps) + 1, *steps[0].shape[:2], size + 1)
+    for index, received in enumerate(steps):
+        columns = place[:, None, : received.shape[-1]].expand_as(received)
+        table[index].scatter_(2, columns, received)
+    return table[..., :size]
 
 
 def causal(valid: Tensor, steps: int) -> Tensor:

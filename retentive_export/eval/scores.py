@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -77,12 +79,13 @@ class Remembered(LayerScore):
 class Oracle(LayerScore):
     """The attention that a row will receive from now on, read off the full cache's run: a ceiling for selection.
 
-    future: per layer [S, B, Hkv, P] float32: mass that each position receives from step s of the full run on.
-    ends: [S] last position + 1 of each step of that run, ascending, per stream [B, S].
+    future: per layer [S, B, Hkv, P] float32: what each position receives from step s of the full run on.
+    ends: [B, S] last position + 1 of each step of that run, ascending. peak: whether heads that must keep the same rows
+    go by the largest of their values instead of the mean.
     """
 
-    def __init__(self, future: list[Tensor], ends: Tensor) -> None:
-        self.future, self.ends = future, ends
+    def __init__(self, future: list[Tensor], ends: Tensor, *, peak: bool = False) -> None:
+        self.future, self.ends, self.peak = future, ends, peak
 
     def __call__(self, statistics: RowStatistics) -> Tensor:
         """The mass from the first step on that ends after the newest token."""
@@ -90,17 +93,17 @@ class Oracle(LayerScore):
         step = (self.ends <= statistics.end[:, None]).sum(dim=1)  # [B]
         step = step.clamp(max=future.shape[0] - 1)
         table = future[step, torch.arange(future.shape[1], device=future.device)]  # [B, Hkv, P]
-        if table.shape[1] != statistics.position.shape[1]:  # all heads keep the same rows
-            table = table.mean(dim=1, keepdim=True)
+        if statistics.position.shape[1] < table.shape[1]:
+            table = table.amax(dim=1, keepdim=True) if self.peak else table.mean(dim=1, keepdim=True)
         index = statistics.position.clamp(0, table.shape[-1] - 1).to(torch.int64)
         return torch.gather(table, 2, index)
 
 
-def selection(name: str, gate: GateConfig, oracle: Oracle | None) -> LayerScore:
+def selection(name: str, gate: GateConfig, oracles: Mapping[str, Oracle] | None = None) -> LayerScore:
     """The score called `name`: a policy's, with its constants on top of `gate`, or one of this module."""
     if name in POLICIES:
         return PolicyScore(policy(name, gate))
-    if name == "oracle":
-        assert oracle is not None
-        return oracle
+    if name.startswith("oracle"):
+        assert oracles is not None
+        return oracles[name]
     return Uniform()

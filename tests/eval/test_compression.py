@@ -1,4 +1,4 @@
-"""A one-time compression keeps exactly the rows that it should, and the errors that are reported are those there are."""
+"""A one-time compression keeps exactly the rows that it should, and the errors that are reported are true."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_what_stays_are_the_highest_scores_besides_sinks_and_window(name: str) -
     spec = policy_spec(name)
     gate, geometry = spec.gate(GateConfig()), replace(GEOMETRY, **spec.geometry_flags)
     room, state = filled(geometry, gate)
-    target = Compressor(geometry=geometry, gate=gate, chosen=selection(name, gate, None), key_scales=None)
+    target = Compressor(geometry=geometry, gate=gate, chosen=selection(name, gate))
     (after,), used = compress([state], room, target)
     for stream in range(BATCH):
         seen = TOKENS - (stream == BATCH - 1)
@@ -72,7 +72,7 @@ def test_what_stays_are_the_highest_scores_besides_sinks_and_window(name: str) -
 def test_statistics_survive_the_compression() -> None:
     gate = policy_spec("h2o").gate(GateConfig())
     room, state = filled(GEOMETRY, gate)
-    target = Compressor(geometry=GEOMETRY, gate=gate, chosen=selection("h2o", gate, None), key_scales=None)
+    target = Compressor(geometry=GEOMETRY, gate=gate, chosen=selection("h2o", gate))
     (after,), _ = compress([state], room, target)
     index = after["row_meta"][..., 0].long()
     torch.testing.assert_close(after["importance"], torch.gather(state["importance"], 2, index))
@@ -84,7 +84,7 @@ def test_room_for_everything_gives_the_exact_attention_and_no_error() -> None:
     gate, shadow = GateConfig(), Shadow(2, 1)
     geometry = replace(GEOMETRY, exact_rows=60)
     room, state = filled(geometry, gate)
-    target = Compressor(geometry=geometry, gate=gate, chosen=Uniform(), key_scales=None)
+    target = Compressor(geometry=geometry, gate=gate, chosen=Uniform())
     loop = WatchedLoop(geometry, gate, 1, chosen=Uniform(), shadow=shadow)
     loop.state, _ = compress([state], room, target)
     shadow.seed([state])

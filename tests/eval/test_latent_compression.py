@@ -33,9 +33,7 @@ def test_all_heads_keep_the_tokens_of_the_mean_score(name: str) -> None:
         gate, flags = policy_spec(name).gate(gate), policy_spec(name).geometry_flags
     geometry = latents(**flags)
     room, state = filled(replace(GEOMETRY, **flags), gate)
-    target = Compressor(
-        geometry=geometry, gate=gate, chosen=selection(name, gate, None), key_scales=None, bases=[basis()]
-    )
+    target = Compressor(geometry=geometry, gate=gate, chosen=selection(name, gate), constants=(None, [basis()]))
     (after,), used = compress([state], room, target)
     assert used.tables[0].shape == (BATCH, 1, TOKENS)
     assert after["row_meta"].shape == (BATCH, 1, 20, 2)
@@ -57,12 +55,11 @@ def test_the_shadow_finds_no_error_where_nothing_is_lost() -> None:
     target = Compressor(
         geometry=geometry,
         gate=gate,
-        chosen=selection("uniform", gate, None),
-        key_scales=None,
-        bases=[basis()],
+        chosen=selection("uniform", gate),
+        constants=(None, [basis()]),
     )
     shadow = Shadow(2, 1)
-    loop = WatchedLoop(geometry, gate, 1, chosen=selection("uniform", gate, None), bases=[basis()], shadow=shadow)
+    loop = WatchedLoop(geometry, gate, 1, chosen=selection("uniform", gate), constants=(None, [basis()]), shadow=shadow)
     loop.state, _ = compress([state], room, target)
     shadow.seed([state])
     loop.token_meta = meta(TOKENS, 5)

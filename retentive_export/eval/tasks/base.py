@@ -21,7 +21,8 @@ class Task(ABC):
 
     A subclass sets `name`, `recipe` (whose model it runs on), `headline` (the metric that its table shows), `moments`
     (moments of compression -> the break that each one is; None: from the first token on), `sizes` (what may be set,
-    with defaults), and writes `streams`.
+    with defaults), and writes `streams`. `windows`: sizes of the recent window that suit it; a window must hold a
+    question and the begun answer.
     """
 
     name: ClassVar[str]
@@ -29,6 +30,7 @@ class Task(ABC):
     headline: ClassVar[str]
     moments: ClassVar[Mapping[str, int | None]]
     sizes: ClassVar[Mapping[str, int]]
+    windows: ClassVar[tuple[int, ...]] = (32, 16, 8)
 
     def __init__(self, **sizes: int) -> None:
         unknown = sorted(set(sizes) - set(self.sizes))
@@ -44,3 +46,7 @@ class Task(ABC):
     @abstractmethod
     def streams(self, engine: Engine, count: int, seed: int) -> list[Stream]:
         """`count` streams; the same seed gives the same ones, and the first of more are those of fewer."""
+
+    def facts(self) -> dict[str, object]:
+        """What else must be known to repeat it: sizes, and whatever the data depends on."""
+        return dict(self.size)

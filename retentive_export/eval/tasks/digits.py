@@ -29,7 +29,8 @@ class Digits(Task):
     recipe: ClassVar[str] = "reference-vlm"
     headline: ClassVar[str] = "accuracy"
     moments: ClassVar[Mapping[str, int | None]] = {"blind": 0, "deferred": 1, STREAM: None}
-    sizes: ClassVar[Mapping[str, int]] = {"turns": 12, "early": 4}
+    sizes: ClassVar[Mapping[str, int]] = {"turns": 6, "early": 3}
+    windows: ClassVar[tuple[int, ...]] = (16, 8, 4)
 
     def streams(self, engine: Engine, count: int, seed: int) -> list[Stream]:
         """See `Task.streams`; every stream has its own generator."""

@@ -32,6 +32,7 @@ class Frames(Task):
     headline: ClassVar[str] = "kl"
     moments: ClassVar[Mapping[str, int | None]] = {"blind": 0, STREAM: None}
     sizes: ClassVar[Mapping[str, int]] = {"pictures": 16, "turns": 6}
+    windows: ClassVar[tuple[int, ...]] = (16, 8, 4)
 
     def streams(self, engine: Engine, count: int, seed: int) -> list[Stream]:
         """See `Task.streams`."""

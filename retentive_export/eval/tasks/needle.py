@@ -10,7 +10,7 @@ import numpy as np
 from retentive_export.eval.engine import Engine
 from retentive_export.eval.streams import Stream, StreamWriter
 from retentive_export.eval.tasks.base import STREAM, Task
-from retentive_export.eval.texts import held_out_texts
+from retentive_export.eval.texts import held_out_texts, text_hashes
 
 __all__ = ["Needle"]
 
@@ -47,3 +47,7 @@ class Needle(Task):
             writer.text(engine.encode(code), kind="needle")
             result.append(writer.finish())
         return result
+
+    def facts(self) -> dict[str, object]:
+        """See `Task.facts`; with the texts' hashes."""
+        return {**self.size, "texts": text_hashes()}

@@ -9,7 +9,7 @@ from retentive_export.errors import InputError
 from retentive_export.eval.engine import Engine
 from retentive_export.eval.streams import Stream, StreamWriter
 from retentive_export.eval.tasks.base import STREAM, Task
-from retentive_export.eval.texts import held_out_texts
+from retentive_export.eval.texts import held_out_texts, text_hashes
 
 __all__ = ["Text"]
 
@@ -51,3 +51,7 @@ class Text(Task):
             writer.text(ids[context:], kind="text")
             result.append(writer.finish())
         return result
+
+    def facts(self) -> dict[str, object]:
+        """See `Task.facts`; with the texts' hashes."""
+        return {**self.size, "texts": text_hashes()}
