@@ -91,9 +91,9 @@ def evaluate(
     for recipe in dict.fromkeys(column.task.recipe for column in columns):
         engine = Engine(load_recipe(recipe), device)
         for column in (one for one in columns if one.task.recipe == recipe):
-            run = _Run(engine, column, arms, settings, progress or (lambda line: None))
+            measuring = _Run(engine, column, arms, settings, progress or (lambda line: None))
             before, saved = list(result.cells), time.monotonic()
-            for cells in run.measured():
+            for cells in measuring.measured():
                 result.cells = before + cells
                 if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     checkpoint(result)
