@@ -18,7 +18,7 @@ from retentive_export.eval.environment import environment
 from retentive_export.eval.measure import Scored, Scores
 from retentive_export.eval.planning import CacheSettings, Planned, plan_arm
 from retentive_export.eval.reference import FullLoop
-from retentive_export.eval.result import Cell, Evaluation
+from retentive_export.eval.result import Cell, Evaluation, Run
 from retentive_export.eval.scores import Oracle, selection
 from retentive_export.eval.streams import Batch, collate
 from retentive_export.eval.tasks import Task
@@ -28,6 +28,7 @@ __all__ = ["Column", "Settings", "evaluate"]
 
 REFERENCE_CHUNK = 32
 PREFILL_CHUNK = 64
+CHECKPOINT_SECONDS = 60.0
 
 Progress = Callable[[str], None]
 
@@ -70,7 +71,8 @@ def evaluate(
     """Measure every arm in every column at every budget.
 
     Args:
-        progress: called with a line now and then. checkpoint: called after every column with all cells so far.
+        progress: called with a line now and then. checkpoint: called once a minute or so with all cells that
+            are finished.
 
     Raises:
         RecipeError: a moment that a task does not have, or nothing to run. DeviceError: no such device.
@@ -84,13 +86,18 @@ def evaluate(
     if not columns or not arms:
         raise RecipeError("nothing to evaluate: give at least one task and one arm")
     device = open_torch_device(settings.device)
-    result = Evaluation(environment=environment(device, settings.commit), settings=_record(columns, settings), cells=[])
+    run = Run(environment=environment(device, settings.commit), settings=_record(columns, settings))
+    result = Evaluation(runs=[run], cells=[])
     for recipe in dict.fromkeys(column.task.recipe for column in columns):
         engine = Engine(load_recipe(recipe), device)
         for column in (one for one in columns if one.task.recipe == recipe):
-            result.cells += _Run(engine, column, arms, settings, progress or (lambda line: None)).cells()
-            if checkpoint is not None:
-                checkpoint(result)
+            measuring = _Run(engine, column, arms, settings, progress or (lambda line: None))
+            before, saved = list(result.cells), time.monotonic()
+            for cells in measuring.measured():
+                result.cells = before + cells
+                if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    checkpoint(result)
+                    saved = time.monotonic()
     return result
 
 
@@ -128,18 +135,26 @@ class _Run:
         self.tokens = max(len(one.input_ids) for one in self.streams)
         self.cache = replace(settings.cache, windows=settings.cache.windows or column.task.windows)
 
-    def cells(self) -> list[Cell]:
-        """Measure them, batch by batch: a batch's full run and roomy caches serve all arms."""
+    def measured(self) -> Iterator[list[Cell]]:
+        """All finished cells, again and again, until they are all there.
+
+        Batch by batch: a batch's full run and roomy caches serve all arms. Cells are finished in the last batch.
+        """
         works = list(self._plan())
+        done = [work.cell for work in works if work.cell.refused is not None]
         size = self.settings.batch
         batches = [self.streams[at : at + size] for at in range(0, len(self.streams), size)]
         for number, streams in enumerate(batches):
-            batch = collate(streams, self.engine.adapter, self.engine.layout, self.engine.device)
-            self.say(f"{self.task.name} {self.when}: batch {number + 1} of {len(batches)}, {len(works)} cells")
             began = time.monotonic()
-            _BatchRun(self, batch).measure([work for work in works if work.cell.refused is None])
-            self.say(f"{self.task.name} {self.when}: {time.monotonic() - began:.0f} s")
-        return [self._finish(work) for work in works]
+            batch = collate(streams, self.engine.adapter, self.engine.layout, self.engine.device)
+            for work in _BatchRun(self, batch).measure([work for work in works if work.cell.refused is None]):
+                if number == len(batches) - 1:
+                    done.append(self._finish(work))
+                    yield done
+            seconds = time.monotonic() - began
+            self.say(f"{self.task.name} {self.when}: batch {number + 1} of {len(batches)}, {seconds:.0f} s")
+        order = {id(work.cell): place for place, work in enumerate(works)}
+        yield sorted(done, key=lambda cell: order[id(cell)])
 
     def _plan(self) -> Iterator[_Work]:
         for arm in self.arms:
@@ -167,11 +182,11 @@ class _Run:
 
     def _finish(self, work: _Work) -> Cell:
         cell, scores = work.cell, work.scores
-        if cell.refused is None:
-            cell.values = {name: [float(x) for x in values] for name, values in scores.per_dialogue().items()}
-            cell.dialogues, cell.units = len(cell.values["kl"]), scores.units()
-            cell.layer_error, cell.log_mass, cell.kinds = scores.layer_errors(), scores.log_mass(), scores.per_kind()
-            cell.seconds = round(cell.seconds, 2)
+        cell.values = {name: [float(x) for x in values] for name, values in scores.per_dialogue().items()}
+        cell.dialogues, cell.units = len(cell.values["kl"]), scores.units()
+        cell.layer_error, cell.log_mass, cell.kinds = scores.layer_errors(), scores.log_mass(), scores.per_kind()
+        cell.seconds = round(cell.seconds, 2)
+        work.scores = Scores()  # its arrays are not needed any more
         return cell
 
 
@@ -185,8 +200,8 @@ class _BatchRun:
         self.scored, self.oracles = self._reference()
         self._roomy: dict[object, list[dict[str, Tensor]]] = {}
 
-    def measure(self, works: Sequence[_Work]) -> None:
-        """Run every arm on the batch."""
+    def measure(self, works: Sequence[_Work]) -> Iterator[_Work]:
+        """Run every arm on the batch, one after the other."""
         for work in works:
             began = time.monotonic()
             hidden, shadow = self._arm(work)
@@ -194,6 +209,7 @@ class _BatchRun:
             if shadow is not None:
                 work.scores.add_errors(shadow, self.batch, self.start)
             work.cell.seconds += time.monotonic() - began
+            yield work
 
     def _reference(self) -> tuple[Scored, dict[str, Oracle]]:
         batch = self.batch

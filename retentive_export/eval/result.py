@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from retentive_export.errors import InputError
 from retentive_export.eval.statistics import Interval, Summary, Values, mean_interval, paired_difference, paired_ratio
 from retentive_export.spec.files import atomic_file
 
-__all__ = ["SCHEMA", "Cell", "Comparison", "Evaluation", "load_evaluation", "save_evaluation"]
+__all__ = ["SCHEMA", "Cell", "Comparison", "Evaluation", "Run", "load_evaluation", "save_evaluation"]
 
 SCHEMA = 1
 METRICS = {"accuracy": "higher", "kl": "lower"}
@@ -39,7 +39,7 @@ class Cell:
         arm, group: see `Arm`.
         refused: why the arm cannot run in so few bytes; everything below is then empty.
         state_bytes, full_bytes: of one dialogue. rows, window: of every head and layer. tokens: of the full cache.
-        dialogues, units, seconds: how much was measured.
+        dialogues, units, seconds: how much was measured. run: in which of the evaluation's runs.
         values: metric -> one value per dialogue: accuracy, kl (nats), agreement (greedy tokens equal to the full
             cache's), nll (nats per token).
         layer_error: relative error of every layer's attention output against attention over all that the arm has
@@ -63,6 +63,7 @@ class Cell:
     dialogues: int = 0
     units: int = 0
     seconds: float = 0.0
+    run: int = 0
     values: dict[str, list[float]] = field(default_factory=dict)
     layer_error: list[Summary] = field(default_factory=list)
     log_mass: Summary | None = None
@@ -88,12 +89,22 @@ class Cell:
         return Comparison(arm=other.arm, difference=paired_difference(ours, theirs), ratio=ratio)
 
 
-@dataclass(kw_only=True)
-class Evaluation:
-    """All cells of a run, and what is needed to repeat it: command, commit, versions, machine, settings."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is needed to repeat a measurement.
+
+    environment: command, commit, versions, machine. settings: budgets, tasks, seed and what all arms share.
+    """
 
     environment: dict[str, Any]
     settings: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Cells, and the runs that they come from."""
+
+    runs: list[Run]
     cells: list[Cell]
 
     def column(self, task: str, when: str, budget: float) -> dict[str, Cell]:
@@ -119,14 +130,38 @@ class Evaluation:
         return max(cells, key=lambda cell: sign * cell.interval(cell.headline).value)
 
     def merged(self, others: Sequence[Evaluation]) -> Evaluation:
-        """With the cells of other runs; a cell that is there twice is taken from the later one."""
-        cells = {(*cell.column, cell.arm): cell for one in (self, *others) for cell in one.cells}
-        return Evaluation(environment=self.environment, settings=self.settings, cells=list(cells.values()))
+        """With the cells of other evaluations; a cell that is there twice is taken from the later one.
+
+        Raises:
+            InputError: a column was measured on other dialogues, so that its cells are no pairs.
+        """
+        runs: list[Run] = []
+        cells: dict[tuple[object, ...], Cell] = {}
+        for one in (self, *others):
+            places = []
+            for run in one.runs:
+                runs += [] if run in runs else [run]
+                places.append(runs.index(run))
+            cells |= {(*c.column, c.arm): replace(c, run=places[c.run]) for c in one.cells}
+        merged = Evaluation(runs=runs, cells=list(cells.values()))
+        merged._check_pairs()
+        return merged
+
+    def _check_pairs(self) -> None:
+        for task, when, _ in self.groups():
+            cells = [c for c in self.cells if (c.task, c.when) == (task, when) and c.refused is None]
+            sizes = {(self.runs[c.run].settings.get("seed"), c.dialogues, c.units, c.tokens) for c in cells}
+            if len(sizes) > 1:
+                seen = "; ".join(str(size) for size in sorted(sizes))
+                raise InputError(
+                    f"{task}, {when}: measured on different dialogues (seed, dialogues, answers, tokens): {seen}",
+                    hint="put together runs of one seed and the same sizes",
+                )
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Write as JSON, one cell a line; whole or not at all."""
-    head = {"schema": SCHEMA, "environment": evaluation.environment, "settings": evaluation.settings}
+    head = {"schema": SCHEMA, "runs": [asdict(run) for run in evaluation.runs]}
     lines = ",\n".join(json.dumps(_rounded(asdict(cell)), allow_nan=False) for cell in evaluation.cells)
     text = json.dumps(head, indent=1)[:-2] + f',\n "cells": [\n{lines}\n]\n}}\n'
     with atomic_file(path) as stream:
@@ -144,7 +179,7 @@ def load_evaluation(path: Path) -> Evaluation:
         if data["schema"] != SCHEMA:
             raise InputError(f"{path} has schema {data['schema']}, and this version reads {SCHEMA}")
         cells = [_cell(one) for one in data["cells"]]
-        return Evaluation(environment=data["environment"], settings=data["settings"], cells=cells)
+        return Evaluation(runs=[Run(**one) for one in data["runs"]], cells=cells)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not an evaluation: {error}") from None
 
@@ -156,9 +191,9 @@ def _cell(data: dict[str, Any]) -> Cell:
 
 
 def _rounded(data: Any) -> Any:
-    """Floats to five significant digits: what is below that is noise, and the file is committed."""
+    """Floats to four significant digits: what is below that is noise, and the file is committed."""
     if isinstance(data, dict):
         return {key: _rounded(value) for key, value in data.items()}
     if isinstance(data, list):
         return [_rounded(value) for value in data]
-    return float(f"{data:.5g}") if isinstance(data, float) else data
+    return float(f"{data:.4g}") if isinstance(data, float) else data

@@ -15,7 +15,12 @@ from retentive_export.report.artifact import (
 )
 from retentive_export.report.calibration import calibration_data, calibration_tables
 from retentive_export.report.doctor import diagnosis_data, diagnosis_table
-from retentive_export.report.evaluation import evaluation_data, evaluation_markdown, evaluation_tables
+from retentive_export.report.evaluation import (
+    evaluation_data,
+    evaluation_markdown,
+    evaluation_sections,
+    evaluation_tables,
+)
 from retentive_export.report.evaluation_html import evaluation_html
 from retentive_export.report.planner import measured_data, measured_table, planner_data, planner_tables
 from retentive_export.report.plot import curves_svg
@@ -45,6 +50,7 @@ __all__ = [
     "evaluation_data",
     "evaluation_html",
     "evaluation_markdown",
+    "evaluation_sections",
     "evaluation_tables",
     "files_table",
     "human_bytes",

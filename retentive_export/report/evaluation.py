@@ -18,6 +18,7 @@ __all__ = [
     "environment_words",
     "evaluation_data",
     "evaluation_markdown",
+    "evaluation_sections",
     "evaluation_tables",
     "group_rows",
     "verdicts",
@@ -74,8 +75,8 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
     for cell in evaluation.cells:
         plain = {name: value for name, value in asdict(cell).items() if name != "values"}
         cells.append(plain | {name: asdict(cell.interval(name)) for name in cell.values})
-    where = {"environment": evaluation.environment, "settings": evaluation.settings}
-    return {**where, "verdicts": verdicts(evaluation), "cells": cells}
+    runs = [asdict(run) for run in evaluation.runs]
+    return {"runs": runs, "verdicts": verdicts(evaluation), "cells": cells}
 
 
 def verdicts(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -119,17 +120,23 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
     """All tables as Markdown, with the environment."""
-    parts = ["# Evaluation", environment_words(evaluation)]
+    parts = ["# Evaluation", "\n".join(f"- {line}" for line in environment_words(evaluation))]
+    return "\n\n".join([*parts, evaluation_sections(evaluation, "##")]) + "\n"
+
+
+def evaluation_sections(evaluation: Evaluation, heading: str) -> str:
+    """The tables as Markdown under headings of a level: first the verdicts, then each task and moment."""
+    parts = []
     if found := verdicts(evaluation):
-        parts += ["## Ours against the best baseline at equal bytes", _verdict_table(found)]
+        parts += [f"{heading} Ours against the best baseline at equal bytes", _verdict_table(found)]
     for task, when, budgets in evaluation.groups():
         shares = [budget for budget in budgets if budget != 1.0]
-        parts += [f"## {task}, {when}", column_words(evaluation, task, when)]
+        parts += [f"{heading} {task}, {when}", column_words(evaluation, task, when)]
         lines = [["arm", "kind", *(f"{share:.1%}" for share in shares)]]
         for row in group_rows(evaluation, task, when, shares):
             lines.append([f"`{row.arm}`", row.group, *(_marked(evaluation, cell) for cell in row.cells)])
         parts.append(_markdown(lines))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _verdict_table(found: Sequence[dict[str, Any]]) -> str:
@@ -179,15 +186,20 @@ def column_words(evaluation: Evaluation, task: str, when: str) -> str:
     return about[0].upper() + about[1:] + "."
 
 
-def environment_words(evaluation: Evaluation) -> str:
-    """Command, commit, machine and versions, as sentences."""
-    where, chosen = evaluation.environment, evaluation.settings
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    return (
-        f"`{where['command']}` at commit {where['commit']}, on {where['device']} ({where['cores']} cores), {versions}. "
+def environment_words(evaluation: Evaluation) -> list[str]:
+    """Command, commit, machine and versions of every run, a line each; then what all share."""
+    lines = []
+    for run in evaluation.runs:
+        where = run.environment
+        versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+        place = f"{where['device']} ({where['cores']} cores)"
+        lines.append(f"`{where['command']}` at commit {where['commit']}, on {place}, {versions}.")
+    chosen = evaluation.runs[0].settings
+    lines.append(
         f"Budgets are shares of the bytes of a full cache in {chosen['cache_dtype']}, whole states counted; "
-        f"intervals are 95 % paired bootstraps over dialogues; seed {chosen['seed']}."
+        f"intervals are 95 % bootstraps over dialogues, paired for differences and ratios; seed {chosen['seed']}."
     )
+    return lines
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -47,7 +47,8 @@ def evaluation_html(evaluation: Evaluation) -> str:
     ]
     for task, when, budgets in evaluation.groups():
         parts += _section(evaluation, task, when, [budget for budget in budgets if budget != 1.0])
-    parts += [f"<p><small>{escape(environment_words(evaluation))}</small></p>", "</body></html>"]
+    parts += [f"<p><small>{escape(line)}</small></p>" for line in environment_words(evaluation)]
+    parts.append("</body></html>")
     return "\n".join(parts) + "\n"
 
 

@@ -10,7 +10,8 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from retentive_export.eval.result import Cell, Evaluation
+from retentive_export.errors import InputError
+from retentive_export.eval.result import Cell, Evaluation, Run
 from retentive_export.eval.statistics import Summary
 from retentive_export.report import evaluation_data, evaluation_html, evaluation_markdown, evaluation_tables
 from retentive_export.report.charts import Curve, budget_chart
@@ -57,9 +58,9 @@ def cell(arm: str, group: str, budget: float, accuracy: float, **changes: object
 
 
 ENVIRONMENT = {"commit": "abc", "command": "x", "device": "cpu", "cores": 2, "versions": {"torch": "2"}}
+RUN = Run(environment=ENVIRONMENT, settings={"cache_dtype": "float16", "seed": 0})
 EVALUATION = Evaluation(
-    environment=ENVIRONMENT,
-    settings={"cache_dtype": "float16", "seed": 0},
+    runs=[RUN],
     cells=[
         cell("full", "full", 1.0, 0.96),
         cell("oracle", "ceiling", 0.2, 0.95),
@@ -85,7 +86,7 @@ def test_verdicts_tell_wins_from_losses() -> None:
 
 def test_lower_is_better_where_the_headline_is_kl() -> None:
     cells = [cell("h2o", "baseline", 0.2, 0.4, headline="kl"), cell("retentive", "ours", 0.2, 0.9, headline="kl")]
-    (one,) = verdicts(Evaluation(environment=ENVIRONMENT, settings={}, cells=cells))
+    (one,) = verdicts(Evaluation(runs=[RUN], cells=cells))
     assert one["verdict"] == "better"
     assert one["difference"][2] < 0
 
@@ -147,3 +148,24 @@ def test_a_budget_chart_is_to_scale() -> None:
     bars = [p.attrib["d"] for p in drawing.iter(f"{SVG}path") if p.attrib.get("stroke-width") == "1"]
     top, bottom = map(float, re.fullmatch(r"M[\d.]+ ([\d.]+)V([\d.]+)", bars[1]).groups())  # type: ignore[union-attr]
     assert bottom - top == pytest.approx(0.2 * (y0 - y2), abs=0.11)
+
+
+def test_evaluations_are_put_together_with_their_runs() -> None:
+    other = Run(environment={**ENVIRONMENT, "commit": "def"}, settings=RUN.settings)
+    late = Evaluation(runs=[other], cells=[cell("h2o", "baseline", 0.2, 0.45), cell("tova", "baseline", 0.2, 0.2)])
+    both = EVALUATION.merged([late])
+    assert [one.environment["commit"] for one in both.runs] == ["abc", "def"]
+    assert len(both.cells) == len(EVALUATION.cells) + 1
+    found = both.column("digits", "blind", 0.2)
+    assert (found["h2o"].run, found["snapkv"].run) == (1, 0)
+    assert found["h2o"].interval("accuracy").value == pytest.approx(0.45)
+    assert "at commit def" in evaluation_html(both)
+
+
+def test_evaluations_of_other_dialogues_are_no_pairs() -> None:
+    more = Evaluation(runs=[RUN], cells=[cell("tova", "baseline", 0.2, 0.2, dialogues=60)])
+    with pytest.raises(InputError, match="different dialogues"):
+        EVALUATION.merged([more])
+    seed = Run(environment=ENVIRONMENT, settings={**RUN.settings, "seed": 1})
+    with pytest.raises(InputError, match="different dialogues"):
+        EVALUATION.merged([Evaluation(runs=[seed], cells=[cell("tova", "baseline", 0.2, 0.2)])])

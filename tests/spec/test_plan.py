@@ -163,3 +163,13 @@ def test_refusals_say_what_and_what_would_do(cache: dict[str, Any], words: list[
         plan_cache(recipe_of(**cache), text_shape(), None)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "momentkv", "key_norm"])
+def test_policies_without_an_operator_are_planned_for_the_reference_alone(name: str) -> None:
+    recipe = recipe_of(policy=name, readout="mass", budget={"fraction": 0.5}, context=1024)
+    with pytest.raises(RecipeError, match="PyTorch reference only"):
+        plan_cache(recipe, text_shape(), None)
+    plan = plan_cache(recipe, text_shape(), None, export=False)
+    assert plan.geometry.readout == ("moments" if name == "momentkv" else "mass")
+    assert 0 < plan.full_cache_bytes // 2 - plan.state_bytes < plan.layers * plan.geometry.state_bytes // 8
