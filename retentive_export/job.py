@@ -18,11 +18,11 @@ from retentive_export.backends.tensorrt.builder import (
     VISION,
     EnginePlan,
     build_engines,
-    check_machine,
     engine_key,
 )
 from retentive_export.backends.tensorrt.layers import FLAVOUR
 from retentive_export.backends.tensorrt.vendor import VENDORS
+from retentive_export.bundle.make import SOURCES, bundle_steps, makes_bundle
 from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
 from retentive_export.spec.files import atomic_file
@@ -47,13 +47,15 @@ __all__ = ["Job"]
 class Job:
     """One recipe and target: the model is loaded once, when the first step needs it.
 
-    runner: runs the steps; a step may use what the ones before it left there.
+    runner: runs the steps; a step may use what the ones before it left there. bundle: make a bundle even where this
+    machine is the target.
     """
 
     recipe: Recipe
     target: Target
     plugin_library: str | Path | None = None
     runner: StepRunner | None = None
+    bundle: bool = False
     source: Path | str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,21 @@ class Job:
         carried = Path(__file__).parent / "calibration" / name
         return load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
 
+    @cached_property
+    def makes_bundle(self) -> bool:
+        """Whether it ends with a bundle in the place of engines.
+
+        Raises:
+            RecipeError: a bundle is asked for, and the target needs none.
+        """
+        if self.bundle and not makes_bundle(self.target, always=True):
+            raise RecipeError(
+                f"a bundle is asked for, and the target {self.target.name!r} has no engines that must be built on a "
+                "device of a known kind: its artifacts are finished here",
+                hint="--target jetson-orin, or another one whose engines are built on the device",
+            )
+        return makes_bundle(self.target, always=self.bundle)
+
     def check(self) -> None:
         """Refuse what cannot be built, before anything is written: reads the model and the calibration set.
 
@@ -119,8 +136,9 @@ class Job:
             steps.append(("vision", model, self._vision))
         steps.append(("decoder", [model, cache, *_weights_key(self.recipe)], self._decoder))
         steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
-        if self.target.backend in VENDORS:
-            check_machine(self.target)
+        if self.makes_bundle:
+            steps += bundle_steps(self.target, self.plugin_library, self.runner.progress if self.runner else _silent)
+        elif self.target.backend in VENDORS:
             engine = engine_key(self.target.backend, find("plugins", self.plugin_library))
             steps.append(("engine", [model, cache, engine, self.target.builder_flags], self._engine))
         elif self.plugin_library is not None:
@@ -256,12 +274,19 @@ class Job:
             }
         )
 
-    @staticmethod
-    def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The steps' facts in the manifest's form: one contract for all graphs."""
         rest = {name: fact for name, fact in facts.items() if name != "vision_contract"}
         vision = {VISION: facts["vision_contract"]} if "vision_contract" in facts else {}
-        return {"vision_graph": None, **rest, "contract": facts["contract"] | vision}
+        rest = {"vision_graph": None, **rest, "contract": facts["contract"] | vision}
+        if "libraries" not in facts:
+            return rest
+        parts = {name: rest.pop(name) for name in ("libraries", "runtime")}
+        return rest | {"bundle": {**parts, "target": self.target.model_dump(mode="json"), "sources": SOURCES}}
+
+
+def _silent(step: str, event: str) -> None:
+    """Progress that nobody asked for."""
 
 
 def _weights_key(recipe: Recipe) -> list[Any]:

@@ -10,6 +10,7 @@ import click
 from retentive_export.cli.artifacts import inspect
 from retentive_export.cli.build import build
 from retentive_export.cli.doctor import doctor
+from retentive_export.cli.finish import finish
 from retentive_export.cli.plan import plan
 from retentive_export.cli.recipes import recipes, targets
 from retentive_export.cli.run import run
@@ -63,5 +64,5 @@ def main(debug: bool) -> None:
     """
 
 
-for _command in (build, plan, run, inspect, validate, recipes, targets, doctor):
+for _command in (build, finish, plan, run, inspect, validate, recipes, targets, doctor):
     main.add_command(_command)
