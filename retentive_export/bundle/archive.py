@@ -113,6 +113,8 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
             tarfile.open(fileobj=plain, mode="r|") as tar,
         ):
             yield ((member, _content(tar, member)) for member in tar)
+            while plain.read(BLOCK):  # to the end, where the checksum is
+                pass
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
         raise ArtifactError(f"{archive} is no readable {SUFFIX} archive: {error}", hint="copy it again") from None
 

@@ -49,7 +49,9 @@ def test_content(signed_build: BuildResult, orin_library: Path) -> None:
     assert {"CMakeLists.txt", "kernels/step/step.cu", "glue/tensorrt/library.cpp"} < set(held)
     unlisted = {MANIFEST, f"{MANIFEST}.sha256", f"{MANIFEST}.sig", "build.json"}
     assert set(files(directory)) == {*manifest.files, *unlisted}
-    assert {"decoder.onnx", "decoder.tensorrt.onnx", "decoder.onnx.data", "golden.npz", "README.md"} < set(manifest.files)
+    assert {"decoder.onnx", "decoder.tensorrt.onnx", "decoder.onnx.data", "golden.npz", "README.md"} < set(
+        manifest.files
+    )
     verify_files(directory, manifest)
 
 
