@@ -60,7 +60,7 @@ class Job:
 
     def __post_init__(self) -> None:
         recipe, target = self.recipe, self.target
-        check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
+        check_weights(recipe.weights, recipe.model.dtype, target)
         self.source, self._gguf = locate(recipe.model)
 
     @cached_property
@@ -134,7 +134,7 @@ class Job:
         steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
         if self.recipe.model.frame is not None:
             steps.append(("vision", model, self._vision))
-        steps.append(("decoder", [model, cache, *_weights_key(self.recipe)], self._decoder))
+        steps.append(("decoder", [model, cache, *_weights_key(self.recipe, self.target)], self._decoder))
         steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
         if self.makes_bundle:
             steps += bundle_steps(self.target, self.plugin_library, self.runner.progress if self.runner else _silent)
@@ -166,11 +166,15 @@ class Job:
 
     def _decoder(self, work: Path) -> dict[str, Any]:
         from retentive_export.export.decoder import attention_scale, decoder_model
+        from retentive_export.export.passes.block_weights import block_weights
         from retentive_export.export.passes.quantise_weights import quantise_weights
         from retentive_export.export.save import contract_of, save_flavours, save_quantised
 
         model = decoder_model(self.graph)
-        record = quantise_weights(model, self.recipe.weights) if self.recipe.weights.format != "none" else None
+        weights, for_engines = self.recipe.weights, self.target.engines != "none"
+        record = None
+        if weights.format != "none":
+            record = (block_weights if for_engines else quantise_weights)(model, weights)
         return {
             "family": self.adapter.family,
             "text": self.adapter.text_shape().model_dump(mode="json"),
@@ -181,7 +185,7 @@ class Job:
             "scale": attention_scale(model),
             "contract": {"decoder": [tensor.model_dump(mode="json") for tensor in contract_of(model)]},
             "weights": record.model_dump(mode="json") if record else None,
-            "graphs": (save_quantised if record else save_flavours)(model, work, "decoder"),
+            "graphs": (save_quantised if record and not for_engines else save_flavours)(model, work, "decoder"),
         }
 
     def _golden(self, work: Path) -> dict[str, Any]:
@@ -289,13 +293,13 @@ def _silent(step: str, event: str) -> None:
     """Progress that nobody asked for."""
 
 
-def _weights_key(recipe: Recipe) -> list[Any]:
-    """The format and the version of the quantiser; empty where nothing is quantised."""
+def _weights_key(recipe: Recipe, target: Target) -> list[Any]:
+    """The format, for whom, and the version of the quantiser; empty where nothing is quantised."""
     if recipe.weights.format == "none":
         return []
     import onnxruntime
 
-    return [recipe.weights.model_dump(), onnxruntime.__version__]
+    return [recipe.weights.model_dump(), target.engines != "none", onnxruntime.__version__]
 
 
 def _source_stamp(source: Path | str, gguf: str | None) -> list[Any]:

@@ -17,7 +17,7 @@ from retentive_export.bundle.verify import MOST_MANIFEST_BYTES, bundle_manifest
 from retentive_export.bundle.wheel import EPOCH
 from retentive_export.errors import ArtifactError, MissingExtraError, StorageError
 from retentive_export.spec.bundle import CHECKSUM, SIGNATURE
-from retentive_export.spec.files import atomic_file, storage_errors
+from retentive_export.spec.files import storage_errors
 from retentive_export.spec.manifest import MANIFEST, Manifest
 
 __all__ = ["SUFFIX", "pack", "unpack"]
@@ -37,17 +37,22 @@ def pack(directory: Path, manifest: Manifest, archive: Path) -> None:
     """
     folder = f"{manifest.name}-{manifest.target}"
     first = [MANIFEST, CHECKSUM, *([SIGNATURE] if (directory / SIGNATURE).is_file() else [])]
-    with atomic_file(archive) as stream:
-        compressor = _zstandard().ZstdCompressor(level=LEVEL, write_checksum=True)
-        with (
-            compressor.stream_writer(stream, closefd=False) as packed,
-            tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            for name in [*first, *sorted(manifest.files)]:
-                member = tarfile.TarInfo(f"{folder}/{name}")
-                member.size, member.mode, member.mtime = (directory / name).stat().st_size, 0o644, EPOCH
-                with (directory / name).open("rb") as file:
-                    tar.addfile(member, file)
+    compressor = _zstandard().ZstdCompressor(level=LEVEL, write_checksum=True)
+    partial = archive.with_name(f"{archive.name}.partial")  # one name, so that a try that was killed leaves no litter
+    with storage_errors(archive):
+        with partial.open("wb") as stream:
+            with (
+                compressor.stream_writer(stream, closefd=False) as packed,
+                tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+            ):
+                for name in [*first, *sorted(manifest.files)]:
+                    member = tarfile.TarInfo(f"{folder}/{name}")
+                    member.size, member.mode, member.mtime = (directory / name).stat().st_size, 0o644, EPOCH
+                    with (directory / name).open("rb") as file:
+                        tar.addfile(member, file)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, archive)
 
 
 def unpack(archive: Path, directory: Path, key: Any = None) -> None:

@@ -80,10 +80,10 @@ def plan_recipe(
             `check_weights`.
     """
     assumed = assumptions or Assumptions()
-    check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
+    check_weights(recipe.weights, recipe.model.dtype, target)
     shape = model_shape(recipe.model)
     cache = plan_cache(recipe, shape.text, shape.frame)
-    weights = weight_bytes(shape, recipe.weights, recipe.model.dtype)
+    weights = weight_bytes(shape, recipe.weights, recipe.model.dtype, engines=target.engines != "none")
     sums = _Sums(shape=shape, weights=weights, dtype=recipe.model.dtype, chunk=recipe.cache.chunk, target=target)
     memory = sums.memory(cache.geometry.rows, cache.state_bytes)
     chosen = target.boards if boards is None else boards

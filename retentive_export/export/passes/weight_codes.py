@@ -2,7 +2,7 @@
 
 int8: its block quantiser, codes between a block's smallest and largest value. int4: its half-quadratic quantiser (HQQ,
 arXiv 2309.15531), whose zero points are real numbers; weights that lie on a grid of 16 values per block, as those of a
-GGUF file in Q4_1, are found without its search and come back to rounding.
+GGUF file in Q4_1, are found without its search and come back to rounding. signed: its block quantiser, symmetric.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from retentive_export.spec.arrays import Array
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["int4_codes", "int8_codes"]
+__all__ = ["int4_codes", "int8_codes", "signed_codes"]
 
 _MIDDLE = 8
 
@@ -35,6 +35,27 @@ def int8_codes(rows: Array, block: int) -> dict[str, Array]:
     config = DefaultWeightOnlyQuantConfig(block_size=block, bits=8, is_symmetric=False)
     codes, scales, zeros = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(rows.T))
     return {"codes": codes, "scales": scales, "zeros": zeros.reshape(len(rows), -1)}
+
+
+def signed_codes(rows: Array, block: int, bits: int) -> tuple[Array, Array]:
+    """Symmetric codes, a multiple of `block` inputs, as `DequantizeLinear` takes them.
+
+    Args:
+        rows: [outputs, inputs] float. bits: 4 or 8.
+
+    Returns:
+        codes [inputs, outputs] int8, from -8 to 7 for 4 bits; scales [inputs / block, outputs] as rows.
+    """
+    with _root_logger_kept():
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            DefaultWeightOnlyQuantConfig,
+            DefaultWeightOnlyQuantizer,
+        )
+    config = DefaultWeightOnlyQuantConfig(block_size=block, bits=bits, is_symmetric=True)
+    packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(rows.T))
+    levels = packed if bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1)
+    codes = levels.reshape(len(rows), -1).astype(np.int16) - (1 << bits - 1)
+    return np.ascontiguousarray(codes.T.astype(np.int8)), np.ascontiguousarray(scales.reshape(len(rows), -1).T)
 
 
 def int4_codes(rows: Array, block: int) -> dict[str, Array]:
