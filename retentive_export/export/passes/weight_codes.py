@@ -1,8 +1,8 @@
-"""Codes of a weight matrix, by ONNX Runtime's own quantisers.
+"""Codes of a weight matrix, by ONNX Runtime's own quantisers where it is the one that reads them.
 
 int8: its block quantiser, codes between a block's smallest and largest value. int4: its half-quadratic quantiser (HQQ,
 arXiv 2309.15531), whose zero points are real numbers; weights that lie on a grid of 16 values per block, as those of a
-GGUF file in Q4_1, are found without its search and come back to rounding. signed: its block quantiser, symmetric.
+GGUF file in Q4_1, are found without its search and come back to rounding. signed: for TensorRT, see there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["int4_codes", "int8_codes", "signed_codes"]
 
+CLIPS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
+"""Shares of a block's largest magnitude that the largest code may stand for."""
+
 _MIDDLE = 8
 
 
@@ -38,24 +41,40 @@ def int8_codes(rows: Array, block: int) -> dict[str, Array]:
 
 
 def signed_codes(rows: Array, block: int, bits: int) -> tuple[Array, Array]:
-    """Symmetric codes, a multiple of `block` inputs, as `DequantizeLinear` takes them.
+    """Symmetric codes as TensorRT's `DequantizeLinear` takes them: no zero points, positive scales.
+
+    Of `CLIPS` scales per block the one with the smallest squared error is taken: the larger ones represent a block's
+    largest magnitude, the smaller ones cut it off for finer levels. (ONNX Runtime's symmetric quantiser, which puts the
+    largest magnitude on the code that only one sign has, has negative scales, and TensorRT's parser refuses these.)
 
     Args:
-        rows: [outputs, inputs] float. bits: 4 or 8.
+        rows: [outputs, inputs] float, inputs a multiple of `block`. bits: 4 or 8.
 
     Returns:
         codes [inputs, outputs] int8, from -8 to 7 for 4 bits; scales [inputs / block, outputs] as rows.
     """
-    with _root_logger_kept():
-        from onnxruntime.quantization.matmul_nbits_quantizer import (
-            DefaultWeightOnlyQuantConfig,
-            DefaultWeightOnlyQuantizer,
+    top = (1 << bits - 1) - 1
+    blocks = rows.astype(np.float32).reshape(len(rows), -1, block)
+    largest = np.abs(blocks).max(axis=-1, keepdims=True)
+    best: Array | None = None
+    for clip in CLIPS:
+        scales = (largest * clip / top).astype(rows.dtype)
+        scales[scales == 0] = 1  # nothing but zeros, or too small for the dtype
+        codes = np.clip(np.rint(blocks / scales.astype(np.float32)), -top - 1, top)
+        error = ((codes * scales.astype(np.float32) - blocks) ** 2).sum(axis=-1, keepdims=True)
+        if best is None:
+            best, found, taken = error, codes, scales
+            continue
+        better = error < best
+        best, found, taken = (
+            np.where(better, error, best),
+            np.where(better, codes, found),
+            np.where(better, scales, taken),
         )
-    config = DefaultWeightOnlyQuantConfig(block_size=block, bits=bits, is_symmetric=True)
-    packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(rows.T))
-    levels = packed if bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1)
-    codes = levels.reshape(len(rows), -1).astype(np.int16) - (1 << bits - 1)
-    return np.ascontiguousarray(codes.T.astype(np.int8)), np.ascontiguousarray(scales.reshape(len(rows), -1).T)
+    return (
+        np.ascontiguousarray(found.reshape(rows.shape).T.astype(np.int8)),
+        np.ascontiguousarray(taken[..., 0].T),
+    )
 
 
 def int4_codes(rows: Array, block: int) -> dict[str, Array]:
