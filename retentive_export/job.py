@@ -25,6 +25,7 @@ from retentive_export.backends.tensorrt.vendor import VENDORS
 from retentive_export.bundle.make import SOURCES, bundle_steps, makes_bundle
 from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
+from retentive_export.planner.limits import check_kernels
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
 from retentive_export.spec.plan import CachePlan, plan_cache
@@ -93,7 +94,9 @@ class Job:
 
     @cached_property
     def plan(self) -> CachePlan:
-        return plan_cache(self.recipe, self.adapter.text_shape(), self.layout)
+        plan = plan_cache(self.recipe, self.adapter.text_shape(), self.layout)
+        check_kernels(plan.geometry, self.target)
+        return plan
 
     @cached_property
     def samples(self) -> list[Sample]:

@@ -7,6 +7,7 @@ from functools import partial
 
 from retentive_export.planner.estimates import decoder_activations, tokens_per_second, vision_activations, workspace
 from retentive_export.planner.fit import BoardPlan, Point, largest, largest_budget
+from retentive_export.planner.limits import check_kernels
 from retentive_export.planner.shape import ModelShape, model_shape
 from retentive_export.planner.state import StateBytes, split_state
 from retentive_export.planner.weights import WeightBytes, weight_bytes
@@ -76,13 +77,14 @@ def plan_recipe(
         assumptions: margin and efficiency.
 
     Raises:
-        RecipeError, ModelError: the recipe or its model cannot be planned; see `model_shape`, `plan_cache` and
-            `check_weights`.
+        RecipeError, ModelError: the recipe or its model cannot be planned; see `model_shape`, `plan_cache`,
+            `check_weights` and `check_kernels`.
     """
     assumed = assumptions or Assumptions()
     check_weights(recipe.weights, recipe.model.dtype, target)
     shape = model_shape(recipe.model)
     cache = plan_cache(recipe, shape.text, shape.frame)
+    check_kernels(cache.geometry, target)
     weights = weight_bytes(shape, recipe.weights, recipe.model.dtype, engines=target.engines != "none")
     sums = _Sums(shape=shape, weights=weights, dtype=recipe.model.dtype, chunk=recipe.cache.chunk, target=target)
     memory = sums.memory(cache.geometry.rows, cache.state_bytes)
