@@ -157,7 +157,7 @@ def read_manifest(directory: Path) -> Manifest:
             hint="retentive-export build RECIPE -o OUT",
         ) from None
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from None
+        raise ArtifactError(f"{path} is not readable JSON: {error}") from None
     return parse_manifest(content, path)
 
 
