@@ -193,7 +193,7 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
     if manifest.bundle is not None:
         named += manifest.bundle.files()
     if unlisted := [name for name in named if name not in manifest.files]:
-        raise ArtifactError(f"{path}: the file {unlisted[0]!r}, which it names, is not among its files")
+        raise ArtifactError(f"{path}: the graph, engine or bundle file {unlisted[0]!r} is not among its files")
     if plan.state_bytes != manifest.state_bytes:
         raise ArtifactError(f"{path}: state_bytes is {manifest.state_bytes}, and its geometry takes {plan.state_bytes}")
     return manifest

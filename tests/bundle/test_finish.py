@@ -103,6 +103,10 @@ def test_with_the_light_runtime_alone(signed_build: BuildResult, tmp_path: Path)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["validation"] == "passed: every limit is kept"
+    build = [*command[:4], "build", "reference-vlm", "-o", str(tmp_path / "no")]
+    done = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "this installation is a bundle's light runtime, without its weights" in done.stderr
     ask = [*command[:4], "run", str(tmp_path / "orin.cpu"), "--prompt", "hello"]
     done = subprocess.run(ask, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

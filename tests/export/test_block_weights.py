@@ -11,12 +11,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from retentive_export.backends.tensorrt.build import EngineJob
+from retentive_export.backends.tensorrt.builder import run_worker
 from retentive_export.errors import RecipeError
 from retentive_export.export.passes.block_weights import OPSET, block_weights
 from retentive_export.export.passes.weight_codes import signed_codes
 from retentive_export.export.save import save_graph
 from retentive_export.pipeline import BuildResult
 from retentive_export.planner import plan_recipe
+from retentive_export.spec.manifest import TensorContract
 from retentive_export.spec.recipe import load_recipe, parse_recipe
 from retentive_export.spec.targets import load_targets, target
 from retentive_export.spec.weights import WeightsSection, check_weights, symmetric_bytes
@@ -166,16 +169,41 @@ def test_the_decoder_is_made_again_for_another_kind_of_target(
     assert result.manifest.graphs == {"onnxruntime": "decoder.onnx"}
 
 
-def test_tensorrt_rtx_keeps_the_codes_in_the_engine(
+def test_tensorrt_rtx_takes_them_beside_the_plugins(
     int4_bundle: BuildResult, plugin_build: Path, tmp_path: Path
 ) -> None:
-    """The real parser, plugins and builder: each node of ours is a plugin layer, and the plan holds int4 codes."""
-    from retentive_export.backends.tensorrt.builder import run_worker
-
+    """The real parser, plugins and builder: each node of ours is a plugin layer."""
     library = plugin_build / "libretentive_plugins.so"
     result = run_worker(decoder_job(int4_bundle.directory, tmp_path / "decoder.plan", library), lambda _: None)
     assert set(result.plugin_layers.values()) == {2}
-    record = int4_bundle.manifest.weights
-    assert record is not None
-    floats = 4 * record.parameters
-    assert result.bytes < floats, "the plan holds float matrices"
+
+
+@pytest.mark.parametrize("block", [32, 64, 128])
+@pytest.mark.parametrize(("format_", "bits"), [("int4", 4), ("int8", 8)])
+def test_tensorrt_rtx_keeps_the_codes_in_the_engine(format_: Any, bits: int, block: int, tmp_path: Path) -> None:
+    """The plan of one product holds codes and scales, and no float matrix."""
+    size = 512
+    x = ir.val("x", ir.DataType.FLOAT, [1, 3, size])
+    weight = ir.val("weight", const_value=ir.tensor(random_matrix(size, size), name="weight"))
+    product = ir.node("MatMul", [x, weight], name="product")
+    y = product.outputs[0]
+    y.name, y.dtype, y.shape = "y", ir.DataType.FLOAT, ir.Shape([1, 3, size])
+    graph = ir.Graph([x], [y], nodes=[product], initializers=[weight], opset_imports={"": 20}, name="g")
+    model = ir.Model(graph, ir_version=10)
+    record = block_weights(model, WeightsSection(format=format_, block=block))
+    save_graph(model, tmp_path / "g.onnx")
+    contract = [
+        TensorContract(name=name, shape=[1, 3, size], dtype="float32", role=role)  # type: ignore[arg-type]
+        for name, role in (("x", "input"), ("y", "output"))
+    ]
+    job = EngineJob(
+        vendor="tensorrt_rtx",
+        graph=tmp_path / "g.onnx",
+        plan=tmp_path / "g.plan",
+        layers=0,
+        contract=contract,
+        profiles=[],
+    )
+    result = run_worker(job, lambda _: None)
+    assert record.bytes == size * size * bits // 8 + size * size // block * 4
+    assert record.bytes < result.bytes < size * size * 4 // 2  # kernels take some; float weights would be all of it
