@@ -20,6 +20,8 @@ Exit code 2 is Click's own (wrong usage). Every message names the field, the val
 
 from __future__ import annotations
 
+import importlib.util
+
 __all__ = [
     "ArtifactError",
     "CapacityError",
@@ -89,6 +91,13 @@ class MissingExtraError(RetentiveExportError):
             f"this step needs the package {package!r}, which is not installed",
             hint=f"pip install 'retentive-export[{extra}]'",
         )
+
+    @classmethod
+    def check(cls, *packages: str, extra: str) -> None:
+        """Raise for the first of a feature's packages that is not installed; nothing is imported."""
+        for package in packages:
+            if importlib.util.find_spec(package) is None:
+                raise cls.of(package, extra)
 
 
 class StorageError(RetentiveExportError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,10 +24,10 @@ from retentive_export.backends.tensorrt.vendor import VENDORS
 from retentive_export.bundle.make import SOURCES, bundle_steps, makes_bundle
 from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
-from retentive_export.planner.limits import check_kernels
+from retentive_export.planner.limits import check_kernels, check_rows
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
-from retentive_export.spec.plan import CachePlan, check_cache, plan_cache
+from retentive_export.spec.plan import CachePlan, plan_cache
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
@@ -63,25 +62,15 @@ class Job:
         self.recipe = self.recipe.on(self.target.engines)
         recipe, target = self.recipe, self.target
         check_weights(recipe.weights, recipe.model.dtype, target)
-        check_cache(recipe.cache, target.engines, target.name)
+        check_rows(recipe.cache, target)
         self.source, self._gguf = locate(recipe.model)
 
     @cached_property
     def adapter(self) -> ModelAdapter:
-        for module in ("torch", "transformers", "onnxscript", "onnx_ir"):
-            if importlib.util.find_spec(module) is None:
-                raise MissingExtraError.of(module, "export")
-        from retentive_export.models import load_model
+        MissingExtraError.check("torch", "transformers", "onnxscript", "onnx_ir", extra="export")
+        from retentive_export.models import open_model
 
-        model = self.recipe.model
-        return load_model(
-            self.source,
-            revision=model.revision,
-            gguf_file=self._gguf,
-            dtype=model.dtype,
-            config_overrides=model.config_overrides,
-            random_seed=model.random_seed,
-        )
+        return open_model(self.recipe.model)
 
     @cached_property
     def layout(self) -> VisionLayout | None:
@@ -102,11 +91,9 @@ class Job:
 
     @cached_property
     def samples(self) -> list[Sample]:
-        from retentive_export.export.prompts import load_samples
+        from retentive_export.export.prompts import calibration_samples
 
-        name = self.recipe.calibration
-        carried = Path(__file__).parent / "calibration" / name
-        return load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
+        return calibration_samples(self.recipe)
 
     @cached_property
     def makes_bundle(self) -> bool:
@@ -182,13 +169,9 @@ class Job:
         record = None
         if weights.format != "none":
             record = (block_weights if for_engines else quantise_weights)(model, weights)
-        save = (
-            save_quantised
-            if record and not for_engines
-            else save_alone
-            if self.plan.geometry.latent_rows
-            else save_flavours
-        )
+        save = save_alone if self.plan.geometry.latent_rows else save_flavours  # no engine reads latent rows
+        if record and not for_engines:
+            save = save_quantised
         return {
             "family": self.adapter.family,
             "text": self.adapter.text_shape().model_dump(mode="json"),
@@ -263,20 +246,9 @@ class Job:
         """The decoder without the constants of its rows."""
         from retentive_export.export.decoder import DecoderGraph, DecoderInputs
 
-        layout, geometry = self.layout, self.plan.geometry
-        return DecoderGraph(
-            self.adapter.decoder_module(),
-            geometry,
-            self.plan.gate,
-            self.plan.layers,
-            DecoderInputs(
-                hidden=self.adapter.text_shape().hidden,
-                position_axes=layout.position_axes if layout else 1,
-                visual=layout is not None,
-                deep_layers=layout.deep_layers if layout else 0,
-                dtype=geometry.dtype,
-            ),
-        )
+        geometry = self.plan.geometry
+        inputs = DecoderInputs.of(self.adapter.text_shape(), self.layout, geometry.dtype)
+        return DecoderGraph(self.adapter.decoder_module(), geometry, self.plan.gate, self.plan.layers, inputs)
 
     def run(self, sample: Sample) -> tuple[TokenStream, Any, Any]:
         """A sample's tokens, all its turns and answers, and the features of its picture."""

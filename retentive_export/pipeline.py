@@ -15,7 +15,7 @@ from retentive_export.bundle import README, SUFFIX, checksum, load_private_key, 
 from retentive_export.errors import RecipeError
 from retentive_export.job import Job
 from retentive_export.spec.bundle import CHECKSUM, SIGNATURE
-from retentive_export.spec.files import atomic_file, storage_errors
+from retentive_export.spec.files import atomic_file, storage_errors, write_text
 from retentive_export.spec.manifest import MANIFEST, Manifest, file_entry
 from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.recipe import Recipe
@@ -126,8 +126,7 @@ def _write_manifest(work: Path, manifest: Manifest, signer: Any) -> tuple[Manife
     The manifest, and the names of files that it does not list.
     """
     if manifest.bundle is not None:
-        with atomic_file(work / README) as stream:
-            stream.write(readme(manifest, signed=signer is not None).encode())
+        write_text(work / README, readme(manifest, signed=signer is not None))
         manifest = manifest.model_copy(update={"files": manifest.files | {README: file_entry(work / README)}})
     content = manifest.to_json().encode()
     files = {MANIFEST: content}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from retentive_export.errors import StorageError
-from retentive_export.spec.files import atomic_file, storage_errors
+from retentive_export.spec.files import storage_errors, write_text
 from retentive_export.spec.manifest import MANIFEST, FileEntry, file_entry
 
 __all__ = ["RECORD", "Progress", "Step", "StepRunner", "link", "put_in_place", "read_record", "work_directory"]
@@ -92,8 +92,7 @@ class StepRunner:
 
     def _record(self, name: str, record: dict[str, Any]) -> None:
         self.records[name] = record
-        with atomic_file(self.work / RECORD) as stream:
-            stream.write(json.dumps(self.records, indent=1, sort_keys=True).encode())
+        write_text(self.work / RECORD, json.dumps(self.records, indent=1, sort_keys=True))
 
     def prune(self, keep: set[str]) -> None:
         """Remove what earlier, different builds left in the work directory; `keep` has relative paths."""

@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 
 from retentive_export.eval.result import load_evaluation, save_evaluation
-from retentive_export.report import evaluation_html, evaluation_markdown, evaluation_sections
+from retentive_export.report import evaluation_pages, evaluation_sections
 from retentive_export.report.evaluation import environment_words
-from retentive_export.spec.files import atomic_file
+from retentive_export.spec.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "evaluation"
@@ -37,13 +37,9 @@ def main() -> None:
     evaluation = found[0].merged(found[1:])
     save_evaluation(evaluation, RESULTS / "evaluation.json")
     evaluation = load_evaluation(RESULTS / "evaluation.json")  # as rounded on the disk
-    for path, text in (
-        (RESULTS / "evaluation.md", evaluation_markdown(evaluation)),
-        (RESULTS / "evaluation.html", evaluation_html(evaluation)),
-        (DOCS, printed(DOCS.read_text(encoding="utf-8"), RESULTS / "evaluation.json")),
-    ):
-        with atomic_file(path) as stream:
-            stream.write(text.encode())
+    for name, text in evaluation_pages(evaluation).items():
+        write_text(RESULTS / name, text)
+    write_text(DOCS, printed(DOCS.read_text(encoding="utf-8"), RESULTS / "evaluation.json"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ artifact's graphs it reads the key scales alone, so it checks an export against 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,9 +49,7 @@ class TorchBackend:
         threads: int | None = None,
         verify: bool = True,
     ) -> None:
-        for package in ("torch", "transformers", "onnx_ir"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtraError.of(package, "export")
+        MissingExtraError.check("torch", "transformers", "onnx_ir", extra="export")
         import torch
 
         from retentive_export.backends import torch_decoder

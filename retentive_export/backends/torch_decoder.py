@@ -14,12 +14,11 @@ from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.errors import ArtifactError, DeviceError, RecipeError
-from retentive_export.models import ModelAdapter, load_model
+from retentive_export.models import ModelAdapter, open_model
 from retentive_export.ops.contract import OPS
 from retentive_export.ops.torch_ops import step_in_place
 from retentive_export.spec.manifest import Manifest
 from retentive_export.spec.recipe import parse_recipe
-from retentive_export.spec.sources import locate
 
 __all__ = ["DecodeLoop", "load_adapter", "open_device", "read_constants", "reference_convolutions"]
 
@@ -132,12 +131,11 @@ class DecodeLoop:
                 layer[spec.name].fill_(spec.fill)
 
 
-def open_device(name: str, library: str | Path | None) -> torch.device:
-    """The device called `name` ("cpu", "cuda", "cuda:1"); on CUDA with the operators' kernels behind it.
+def torch_device(name: str) -> torch.device:
+    """The device called `name` ("cpu", "cuda", "cuda:1"); a GPU with its number.
 
     Raises:
-        RecipeError: not such a name. DeviceError: no such device here. MissingExtraError: the kernels' library is not
-        built.
+        RecipeError: not such a name. DeviceError: no such device here.
     """
     try:
         device: torch.device | None = torch.device(name)
@@ -153,10 +151,21 @@ def open_device(name: str, library: str | Path | None) -> torch.device:
             f"device is {name!r}, and PyTorch {torch.__version__} sees {count} CUDA devices here",
             hint="use --device cpu, or install a PyTorch built for this machine's CUDA driver",
         )
-    from retentive_export.ops.dispatch import enable_cuda
-
-    enable_cuda(library)
     return torch.device("cuda", device.index or 0)
+
+
+def open_device(name: str, library: str | Path | None) -> torch.device:
+    """`torch_device`; on CUDA with the operators' kernels behind it.
+
+    Raises:
+        RecipeError, DeviceError: see there. MissingExtraError: the kernels' library is not built.
+    """
+    device = torch_device(name)
+    if device.type == "cuda":
+        from retentive_export.ops.dispatch import enable_cuda
+
+        enable_cuda(library)
+    return device
 
 
 def load_adapter(manifest: Manifest, device: torch.device) -> ModelAdapter:
@@ -166,15 +175,7 @@ def load_adapter(manifest: Manifest, device: torch.device) -> ModelAdapter:
         ModelError: it is not there any more, or cannot be read.
     """
     model = parse_recipe(manifest.recipe, origin="the manifest's recipe").model
-    source, gguf_file = locate(model)
-    adapter = load_model(
-        source,
-        revision=model.revision,
-        gguf_file=gguf_file,
-        dtype=model.dtype,
-        config_overrides=model.config_overrides,
-        random_seed=model.random_seed,
-    )
+    adapter = open_model(model)
     adapter.model.to(device)
     return adapter
 

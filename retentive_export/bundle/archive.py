@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import tarfile
@@ -158,8 +157,7 @@ def _copy(source: BinaryIO, path: Path) -> str:
 
 
 def _zstandard() -> Any:
-    if importlib.util.find_spec("zstandard") is None:
-        raise MissingExtraError.of("zstandard", "bundle")
+    MissingExtraError.check("zstandard", extra="bundle")
     import zstandard
 
     return zstandard

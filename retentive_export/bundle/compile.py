@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from retentive_export.bundle.toolchain import Compilation
 from retentive_export.doctor.elf import read_library
 from retentive_export.errors import ArtifactError, ExportError
-from retentive_export.spec.files import atomic_file, storage_errors
+from retentive_export.spec.files import atomic_file, files_digest, storage_errors
 
 __all__ = ["LIBRARY", "check_library", "compile_library", "source_digest", "source_files"]
 
@@ -33,10 +32,7 @@ def source_files(plugins: Path) -> list[str]:
 
 def source_digest(plugins: Path) -> str:
     """Hash of the sources and their names."""
-    digest = hashlib.sha256()
-    for name in source_files(plugins):
-        digest.update(f"{name}\0{hashlib.sha256((plugins / name).read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return files_digest(plugins, source_files(plugins))
 
 
 def compile_library(what: Compilation, plugins: Path, build: Path, progress: Progress) -> Path:

@@ -22,7 +22,7 @@ from retentive_export.doctor import System
 from retentive_export.errors import DeviceError, ValidationError
 from retentive_export.ops.native import find
 from retentive_export.report import validation_files, verdict
-from retentive_export.spec.files import atomic_file
+from retentive_export.spec.files import write_text
 from retentive_export.spec.manifest import MANIFEST, EngineSection, FileEntry, Manifest, verify_files
 from retentive_export.spec.targets import Target
 from retentive_export.steps import StepRunner, link
@@ -105,8 +105,7 @@ class Finishing:
             "target": self.target.name,
         }
         manifest = self.manifest.model_copy(update=changes)
-        with atomic_file(self.runner.work / MANIFEST) as stream:
-            stream.write(manifest.to_json().encode())
+        write_text(self.runner.work / MANIFEST, manifest.to_json())
         return manifest
 
     def _artifact_files(self) -> dict[str, FileEntry]:
@@ -185,8 +184,7 @@ class Finishing:
         result = self.validation = validate_golden(work.parent)
         folder = (work if result.passed else work.parent) / REPORT
         for name, text in validation_files(result).items():
-            with atomic_file(folder / name) as stream:
-                stream.write(text.encode())
+            write_text(folder / name, text)
         if not result.passed:
             raise ValidationError(
                 f"{self.manifest.name} on {self.target.name} differs from its golden run: "

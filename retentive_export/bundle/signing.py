@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +72,7 @@ def load_public_key(path: Path) -> Any:
 
 
 def _cryptography() -> tuple[Any, Any]:
-    if importlib.util.find_spec("cryptography") is None:
-        raise MissingExtraError.of("cryptography", "bundle")
+    MissingExtraError.check("cryptography", extra="bundle")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retentive_export.doctor import System
@@ -122,27 +122,25 @@ def _plan(
     fitting = [one for one in toolkits if major in (None, one.major)]
     if not fitting:
         here = ", ".join(one.version for one in toolkits) or "none"
-        return _without(planned, f"it takes nvcc of CUDA {major or '12 or 13'}, and here is: {here}")
+        return replace(planned, why=f"it takes nvcc of CUDA {major or '12 or 13'}, and here is: {here}")
     toolkit = fitting[0]
     if unknown := [sm for sm in target.sm if int(sm.replace(".", "")) not in toolkit.capabilities]:
-        return _without(planned, f"nvcc {toolkit.version} does not know SM {unknown[0]}")
+        return replace(planned, why=f"nvcc {toolkit.version} does not know SM {unknown[0]}")
     for program in ("cmake", "ninja"):
         if shutil.which(program) is None:
-            return _without(planned, f"{program} was not found")
+            return replace(planned, why=f"{program} was not found")
     if (found := headers(System(), None)).status != "ok":
-        return _without(planned, f"TensorRT's headers were not found ({found.remedy})")
+        return replace(planned, why=f"TensorRT's headers were not found ({found.remedy})")
     cudart = None
     if planned.is_cross:
         compiler = CROSS_COMPILER.format(machine=target.machine)
         cudart = cudart_directory(plugins, target.machine, toolkit.version)
         if shutil.which(compiler) is None:
-            return _without(planned, f"{compiler} was not found ({CROSS} installs it)")
+            return replace(planned, why=f"{compiler} was not found ({CROSS} installs it)")
         if not (cudart / "libcudart_static.a").is_file():
-            return _without(planned, f"the CUDA runtime {toolkit.version} for {target.machine} is not here ({CROSS})")
+            return replace(
+                planned, why=f"the CUDA runtime {toolkit.version} for {target.machine} is not here ({CROSS})"
+            )
     elif shutil.which("c++") is None:
-        return _without(planned, "no C++ compiler was found")
-    return Compilation(stacks=stacks, machine=target.machine, sms=target.sm, toolkit=toolkit, cudart=cudart)
-
-
-def _without(planned: Compilation, why: str) -> Compilation:
-    return Compilation(stacks=planned.stacks, machine=planned.machine, sms=planned.sms, why=why)
+        return replace(planned, why="no C++ compiler was found")
+    return replace(planned, toolkit=toolkit, cudart=cudart)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from retentive_export.doctor.versions import numbers
 from retentive_export.errors import ExportError, MissingExtraError
-from retentive_export.spec.files import storage_errors
+from retentive_export.spec.files import files_digest, storage_errors
 
 __all__ = ["EPOCH", "build_wheel", "checkout", "wheel_key"]
 
@@ -44,14 +43,11 @@ def checkout() -> Path:
 
 def wheel_key(root: Path) -> list[str]:
     """Changes when anything does that the wheel's bytes depend on."""
-    digest = hashlib.sha256()
-    for name in [*PROJECT, *_modules(root)]:
-        digest.update(name.encode() + b"\0" + hashlib.sha256((root / name).read_bytes()).digest())
     try:
         setuptools = importlib.metadata.version("setuptools")
     except importlib.metadata.PackageNotFoundError:
         setuptools = ""
-    return [digest.hexdigest(), setuptools]
+    return [files_digest(root, [*PROJECT, *_modules(root)]), setuptools]
 
 
 def build_wheel(root: Path, output: Path) -> str:

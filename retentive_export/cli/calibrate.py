@@ -84,7 +84,7 @@ def _write(job: Job, result: object, output: Path) -> None:
 
     from retentive_export.calibrate import Calibration
     from retentive_export.export.constants import write_constants
-    from retentive_export.spec.files import atomic_file
+    from retentive_export.spec.files import write_text
 
     assert isinstance(result, Calibration)
     data = job.recipe.to_dict()
@@ -92,6 +92,4 @@ def _write(job: Job, result: object, output: Path) -> None:
     if result.graph.geometry.constants():
         section = write_constants(result.graph, output.with_suffix(".safetensors"))
         data["constants"] = section.model_dump()
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
-    with atomic_file(output) as stream:
-        stream.write(text.encode())
+    write_text(output, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))

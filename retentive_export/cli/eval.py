@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +91,7 @@ def evaluate(
         settings = Settings(dialogues=dialogues, batch=batch, watched=watched, seed=seed, device=device, commit=commit)
         if budgets:
             settings = replace(settings, budgets=budgets)
-        _require("torch", "transformers", "sklearn")
+        MissingExtraError.check("torch", "transformers", "sklearn", extra="eval")
         say = (lambda line: click.echo(line, err=True)) if verbose or Console(stderr=True).is_terminal else None
         keep = None if output is None else (lambda found: _write(_merged([*known, found]), output))
         result = _merged([*known, measure(_columns(tasks, sizes), chosen, settings, progress=say, checkpoint=keep)])
@@ -103,12 +102,6 @@ def evaluate(
 
 def _merged(parts: Sequence[Evaluation]) -> Evaluation:
     return parts[0].merged(parts[1:])
-
-
-def _require(*modules: str) -> None:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError.of(module, "eval")
 
 
 def _columns(tasks: tuple[str, ...], sizes: tuple[str, ...]) -> list[Column]:
@@ -133,15 +126,11 @@ def _columns(tasks: tuple[str, ...], sizes: tuple[str, ...]) -> list[Column]:
 def _write(result: Evaluation, folder: Path) -> None:
     from retentive_export import report
     from retentive_export.eval.result import save_evaluation
-    from retentive_export.spec.files import atomic_file
+    from retentive_export.spec.files import write_text
 
     save_evaluation(result, folder / "evaluation.json")
-    for name, text in (
-        ("evaluation.md", report.evaluation_markdown(result)),
-        ("evaluation.html", report.evaluation_html(result)),
-    ):
-        with atomic_file(folder / name) as stream:
-            stream.write(text.encode())
+    for name, text in report.evaluation_pages(result).items():
+        write_text(folder / name, text)
 
 
 def _show(result: Evaluation, as_json: bool) -> None:

@@ -137,9 +137,8 @@ def _first(planned: Plan) -> BoardPlan:
 
 def _write_plot(planned: Plan, path: Path) -> None:
     from retentive_export.report import curves_svg
-    from retentive_export.spec.files import atomic_file
+    from retentive_export.spec.files import write_text
 
     if path.suffix != ".svg":
         raise click.UsageError(f"--plot writes SVG, and {path.name!r} does not end in .svg.")
-    with atomic_file(path) as stream:
-        stream.write(curves_svg(planned, _first(planned)).encode())
+    write_text(path, curves_svg(planned, _first(planned)))

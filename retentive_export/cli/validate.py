@@ -105,7 +105,7 @@ def _compare(out: Path, against: str, steps: int | None, layers: bool, options: 
 def _write(result: ValidationReport, folder: Path | None, markdown: Path | None, html: Path | None) -> None:
     """Every file whole or not at all, and before the verdict, so that a failure leaves its report."""
     from retentive_export import report
-    from retentive_export.spec.files import atomic_file
+    from retentive_export.spec.files import write_text
 
     texts = report.validation_files(result)
     files = [(folder / name, text) for name, text in texts.items()] if folder is not None else []
@@ -113,5 +113,4 @@ def _write(result: ValidationReport, folder: Path | None, markdown: Path | None,
         (path, texts[f"validation.{kind}"]) for path, kind in ((markdown, "md"), (html, "html")) if path is not None
     ]
     for path, text in files:
-        with atomic_file(path) as stream:
-            stream.write(text.encode())
+        write_text(path, text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,42 +10,19 @@ from torch import Tensor, nn
 
 from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.rows import LEVELS
-from retentive_export.errors import DeviceError, RecipeError
 from retentive_export.eval.bounded import Constants
 from retentive_export.eval.streams import Batch
 from retentive_export.export.decoder import DecoderGraph, DecoderInputs
 from retentive_export.export.latents import fit_spectrum
-from retentive_export.export.prompts import TokenStream, load_samples, token_stream
+from retentive_export.export.prompts import TokenStream, calibration_samples, token_stream
 from retentive_export.export.reference import calibrate_key_scales, visual_features
-from retentive_export.models import load_model
+from retentive_export.models import open_model
 from retentive_export.models.decoder import DecoderModule
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.recipe import Recipe
-from retentive_export.spec.sources import locate
 
-__all__ = ["Engine", "open_torch_device"]
-
-
-def open_torch_device(name: str) -> torch.device:
-    """The device called `name`: "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        RecipeError: not such a name. DeviceError: PyTorch sees no such device here.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RecipeError(f"device is {name!r}, and must be cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise RecipeError(f"device is {name!r}, and must be cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise DeviceError(
-            f"device is {name!r}, and PyTorch {torch.__version__} sees {count} CUDA devices here",
-            hint="use --device cpu, or install a PyTorch built for this machine's CUDA driver",
-        )
-    return device
+__all__ = ["Engine"]
 
 
 class Engine:
@@ -54,17 +30,8 @@ class Engine:
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        source, gguf_file = locate(recipe.model)
-        model = recipe.model
-        self.adapter = load_model(
-            source,
-            revision=model.revision,
-            gguf_file=gguf_file,
-            dtype=model.dtype,
-            config_overrides=model.config_overrides,
-            random_seed=model.random_seed,
-        )
-        self.layout = None if model.frame is None else self.adapter.vision_layout(model.frame)
+        self.adapter, frame = open_model(recipe.model), recipe.model.frame
+        self.layout = None if frame is None else self.adapter.vision_layout(frame)
         self.text = self.adapter.text_shape()
         self._known: dict[tuple[Any, ...], Any] = {}
         self.adapter.model.to(device)
@@ -142,24 +109,14 @@ class Engine:
     @cached_property
     def _runs(self) -> list[tuple[TokenStream, Tensor | None, Tensor | None]]:
         """Calibration dialogues with the features of their pictures."""
-        name = self.recipe.calibration
-        carried = Path(__file__).parent.parent / "calibration" / name
-        samples = load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
         return [
             (
                 token_stream(self.adapter, self.layout, sample, turns=len(sample.turns)),
                 *visual_features(self.adapter, self.layout, sample),
             )
-            for sample in samples
+            for sample in calibration_samples(self.recipe)
         ]
 
     def _graph(self, geometry: CacheGeometry) -> DecoderGraph:
-        layout = self.layout
-        inputs = DecoderInputs(
-            hidden=self.text.hidden,
-            position_axes=layout.position_axes if layout else 1,
-            visual=layout is not None,
-            deep_layers=layout.deep_layers if layout else 0,
-            dtype=self.recipe.model.dtype,
-        )
+        inputs = DecoderInputs.of(self.text, self.layout, self.recipe.model.dtype)
         return DecoderGraph(self.adapter.decoder_module(), geometry, GateConfig(), self.text.layers, inputs)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retentive_export.backends.torch_decoder import torch_device
 from retentive_export.errors import RecipeError
 from retentive_export.eval.arms import Arm
 from retentive_export.eval.bounded import Compressor, Shadow, WatchedLoop, compress, roomy
-from retentive_export.eval.engine import Engine, open_torch_device
+from retentive_export.eval.engine import Engine
 from retentive_export.eval.environment import environment
 from retentive_export.eval.measure import Scored, Scores
 from retentive_export.eval.planning import CacheSettings, Planned, plan_arm
@@ -85,7 +86,7 @@ def evaluate(
             )
     if not columns or not arms:
         raise RecipeError("nothing to evaluate: give at least one task and one arm")
-    device = open_torch_device(settings.device)
+    device = torch_device(settings.device)
     run = Run(environment=environment(device, settings.commit), settings=_record(columns, settings))
     result = Evaluation(runs=[run], cells=[])
     for recipe in dict.fromkeys(column.task.recipe for column in columns):

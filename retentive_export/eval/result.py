@@ -12,7 +12,7 @@ import numpy as np
 
 from retentive_export.errors import InputError
 from retentive_export.eval.statistics import Interval, Summary, Values, mean_interval, paired_difference, paired_ratio
-from retentive_export.spec.files import atomic_file
+from retentive_export.spec.files import write_text
 
 __all__ = ["SCHEMA", "Cell", "Comparison", "Evaluation", "Run", "load_evaluation", "save_evaluation"]
 
@@ -127,7 +127,7 @@ class Evaluation:
         if not cells:
             return None
         sign = 1 if METRICS[cells[0].headline] == "higher" else -1
-        return max(cells, key=lambda cell: sign * cell.interval(cell.headline).value)
+        return max(cells, key=lambda cell: sign * cell.array(cell.headline).mean())
 
     def merged(self, others: Sequence[Evaluation]) -> Evaluation:
         """With the cells of other evaluations; a cell that is there twice is taken from the later one.
@@ -163,9 +163,7 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Write as JSON, one cell a line; whole or not at all."""
     head = {"schema": SCHEMA, "runs": [asdict(run) for run in evaluation.runs]}
     lines = ",\n".join(json.dumps(_rounded(asdict(cell)), allow_nan=False) for cell in evaluation.cells)
-    text = json.dumps(head, indent=1)[:-2] + f',\n "cells": [\n{lines}\n]\n}}\n'
-    with atomic_file(path) as stream:
-        stream.write(text.encode())
+    write_text(path, json.dumps(head, indent=1)[:-2] + f',\n "cells": [\n{lines}\n]\n}}\n')
 
 
 def load_evaluation(path: Path) -> Evaluation:

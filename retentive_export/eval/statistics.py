@@ -4,6 +4,7 @@ before they are averaged."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,7 @@ def paired_ratio(ours: Values, theirs: Values, seed: int = 0) -> Interval:
     return _interval(value, ratios)
 
 
+@cache
 def _resamples(count: int, seed: int) -> npt.NDArray[np.int64]:
     """[RESAMPLES, count]: the same for every arm, so that pairs stay pairs."""
     return np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))

@@ -24,6 +24,7 @@ from retentive_export.ops.onnx_functions import OPSET, function_body, translatio
 from retentive_export.ops.torch_ops import layer_step
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
+from retentive_export.spec.layout import TextShape, VisionLayout
 
 __all__ = ["DecoderGraph", "DecoderInputs", "attention_scale", "decoder_model", "state_names", "trace"]
 
@@ -58,6 +59,14 @@ class DecoderInputs:
     deep_layers: int = 0
     last_only: bool = True
     dtype: str = "float32"
+
+    @classmethod
+    def of(cls, text: TextShape, layout: VisionLayout | None, dtype: str) -> DecoderInputs:
+        """Of a model. layout: of its frames; None for a text-only one."""
+        if layout is None:
+            return cls(hidden=text.hidden, dtype=dtype)
+        axes, deep = layout.position_axes, layout.deep_layers
+        return cls(hidden=text.hidden, position_axes=axes, visual=True, deep_layers=deep, dtype=dtype)
 
     def example(self, batch: int, steps: int) -> dict[str, Tensor]:
         """Zero inputs for `steps` tokens: input_ids, token_meta, position_ids, visual_embeds, deep."""

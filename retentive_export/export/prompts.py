@@ -13,8 +13,9 @@ from retentive_export.errors import RecipeError
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.layout import VisionLayout
+from retentive_export.spec.recipe import Recipe
 
-__all__ = ["Sample", "TokenStream", "load_samples", "read_picture", "token_stream"]
+__all__ = ["Sample", "TokenStream", "calibration_samples", "load_samples", "read_picture", "token_stream"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,16 @@ def load_samples(directory: Path, frame: tuple[int, int] | None) -> list[Sample]
     if not samples:
         raise RecipeError(f"calibration {path} holds no dialogue")
     return samples
+
+
+def calibration_samples(recipe: Recipe) -> list[Sample]:
+    """A recipe's calibration set: one that the package carries, or else a directory.
+
+    Raises:
+        RecipeError: see `load_samples`.
+    """
+    carried = Path(__file__).resolve().parents[1] / "calibration" / recipe.calibration
+    return load_samples(carried if carried.is_dir() else Path(recipe.calibration), recipe.model.frame)
 
 
 def read_picture(path: Path, frame: tuple[int, int]) -> Array:

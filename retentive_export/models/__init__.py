@@ -12,7 +12,7 @@ from __future__ import annotations
 from retentive_export.models.attention import AttentionLoop
 from retentive_export.models.base import ModelAdapter
 from retentive_export.models.decoder import DecoderModule
-from retentive_export.models.loader import load_model
+from retentive_export.models.loader import load_model, open_model
 from retentive_export.models.registry import adapter_for, supported
 
-__all__ = ["AttentionLoop", "DecoderModule", "ModelAdapter", "adapter_for", "load_model", "supported"]
+__all__ = ["AttentionLoop", "DecoderModule", "ModelAdapter", "adapter_for", "load_model", "open_model", "supported"]

@@ -14,8 +14,10 @@ import torch
 from retentive_export.errors import ModelError, ModelNotSupportedError
 from retentive_export.models.base import ModelAdapter
 from retentive_export.models.registry import adapter_class
+from retentive_export.spec.recipe import ModelSection
+from retentive_export.spec.sources import locate
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "open_model"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -68,6 +70,23 @@ def load_model(
     else:
         model = _random(adapter, config, torch_dtype, random_seed)
     return adapter(model, tokenizer, image_processor)
+
+
+def open_model(model: ModelSection) -> ModelAdapter:
+    """The model of a recipe, as its section says.
+
+    Raises:
+        RecipeError: its package is not installed. ModelError, ModelNotSupportedError: see `load_model`.
+    """
+    source, gguf_file = locate(model)
+    return load_model(
+        source,
+        revision=model.revision,
+        gguf_file=gguf_file,
+        dtype=model.dtype,
+        config_overrides=model.config_overrides,
+        random_seed=model.random_seed,
+    )
 
 
 def _location(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from retentive_export.errors import RecipeError
 from retentive_export.spec.geometry import CacheGeometry
+from retentive_export.spec.recipe import CacheSection
 from retentive_export.spec.targets import Target
 
-__all__ = ["MOST_CHUNK", "MOST_HEAD_DIM", "check_kernels"]
+__all__ = ["MOST_CHUNK", "MOST_HEAD_DIM", "check_kernels", "check_rows"]
 
 MOST_CHUNK = 1024
 """RETENTIVE_MAX_STEPS of plugins/include/retentive/params.h."""
@@ -14,6 +15,29 @@ MOST_HEAD_DIM = 256
 """RETENTIVE_MAX_HEAD_DIM of the same file."""
 _GROUP = 8
 """A head size is a multiple of it."""
+
+
+def check_rows(cache: CacheSection, target: Target) -> None:
+    """Hold that the plugins know a recipe's rows and policy, before the model is looked at; targets without engines
+    take any.
+
+    Raises:
+        RecipeError: there are latent rows, or the policy is `coverage`.
+    """
+    if target.engines == "none":
+        return
+    if cache.rows.latent is not None:
+        raise RecipeError(
+            f"cache.rows.latent is set (rank {cache.rows.latent.rank}), and the target {target.name!r} runs TensorRT "
+            "engines, whose plugins read exact, int8 and int4 rows; latent rows run on ONNX Runtime",
+            hint="--target cpu, or --set cache.rows.latent=null --set cache.rows.dtype=int8",
+        )
+    if cache.policy == "coverage":
+        raise RecipeError(
+            f"cache.policy is 'coverage', and the target {target.name!r} runs TensorRT engines, whose plugins score "
+            "rows by retention or recency",
+            hint="--target cpu, or --set cache.policy=retentive",
+        )
 
 
 def check_kernels(geometry: CacheGeometry, target: Target) -> None:

@@ -7,11 +7,11 @@ from functools import partial
 
 from retentive_export.planner.estimates import decoder_activations, tokens_per_second, vision_activations, workspace
 from retentive_export.planner.fit import BoardPlan, Point, largest, largest_budget
-from retentive_export.planner.limits import check_kernels
+from retentive_export.planner.limits import check_kernels, check_rows
 from retentive_export.planner.shape import ModelShape, model_shape
 from retentive_export.planner.state import StateBytes, split_state
 from retentive_export.planner.weights import WeightBytes, weight_bytes
-from retentive_export.spec.plan import CachePlan, check_cache, plan_cache
+from retentive_export.spec.plan import CachePlan, plan_cache
 from retentive_export.spec.recipe import BudgetSection, Recipe
 from retentive_export.spec.targets import Board, Target
 from retentive_export.spec.weights import WeightsSection, check_weights
@@ -78,12 +78,12 @@ def plan_recipe(
 
     Raises:
         RecipeError, ModelError: the recipe or its model cannot be planned; see `model_shape`, `plan_cache`,
-            `check_weights`, `check_cache` and `check_kernels`.
+            `check_weights`, `check_rows` and `check_kernels`.
     """
     assumed = assumptions or Assumptions()
     recipe = recipe.on(target.engines)
     check_weights(recipe.weights, recipe.model.dtype, target)
-    check_cache(recipe.cache, target.engines, target.name)
+    check_rows(recipe.cache, target)
     shape = model_shape(recipe.model)
     cache = plan_cache(recipe, shape.text, shape.frame)
     check_kernels(cache.geometry, target)

@@ -22,7 +22,7 @@ from retentive_export.report.evaluation import (
     evaluation_sections,
     evaluation_tables,
 )
-from retentive_export.report.evaluation_html import evaluation_html
+from retentive_export.report.evaluation_html import evaluation_html, evaluation_pages
 from retentive_export.report.finish import finish_data, finish_table
 from retentive_export.report.planner import measured_data, measured_table, planner_data, planner_tables
 from retentive_export.report.plot import curves_svg
@@ -54,6 +54,7 @@ __all__ = [
     "evaluation_data",
     "evaluation_html",
     "evaluation_markdown",
+    "evaluation_pages",
     "evaluation_sections",
     "evaluation_tables",
     "files_table",

@@ -23,6 +23,8 @@ __all__ = [
     "engine_words",
     "facts_table",
     "files_table",
+    "made_data",
+    "made_table",
     "manifest_data",
     "manifest_table",
     "plan_data",
@@ -30,8 +32,8 @@ __all__ = [
 ]
 
 
-class Build(Protocol):
-    """What a build left behind, as `pipeline.BuildResult` says it."""
+class Made(Protocol):
+    """A finished artifact and the steps that it took."""
 
     @property
     def directory(self) -> Path: ...
@@ -41,6 +43,11 @@ class Build(Protocol):
     def ran(self) -> list[str]: ...
     @property
     def reused(self) -> list[str]: ...
+
+
+class Build(Made, Protocol):
+    """What a build left behind, as `pipeline.BuildResult` says it."""
+
     @property
     def signed(self) -> bool: ...
     @property
@@ -196,17 +203,37 @@ def contract_table(graph: str, manifest: Manifest) -> Table:
 def build_data(result: Build) -> dict[str, Any]:
     """What a build did, as plain data."""
     manifest = result.manifest
+    return made_data(
+        result,
+        state_bytes=manifest.state_bytes,
+        full_cache_bytes=manifest.full_cache_bytes,
+        bundle=_bundle_data(result) if manifest.bundle else None,
+    )
+
+
+def made_data(result: Made, **facts: Any) -> dict[str, Any]:
+    """An artifact and its steps, as plain data; `facts` stand before its files."""
+    manifest = result.manifest
     return {
         "artifact": str(result.directory),
         "name": manifest.name,
         "target": manifest.target,
         "ran": result.ran,
         "reused": result.reused,
-        "state_bytes": manifest.state_bytes,
-        "full_cache_bytes": manifest.full_cache_bytes,
-        "bundle": _bundle_data(result) if manifest.bundle else None,
+        **facts,
         "files": {name: entry.bytes for name, entry in manifest.files.items()},
     }
+
+
+def made_table(result: Made) -> Table:
+    """An artifact and its steps, for more rows to follow."""
+    manifest = result.manifest
+    table = facts_table(f"{manifest.name} for {manifest.target}")
+    table.add_row("bundle" if manifest.bundle else "artifact", str(result.directory))
+    table.add_row("steps run", ", ".join(result.ran) or "none")
+    table.add_row("steps reused", ", ".join(result.reused) or "none")
+    table.add_row("files", f"{len(manifest.files)}, {human_bytes(sum(e.bytes for e in manifest.files.values()))}")
+    return table
 
 
 def _bundle_data(result: Build) -> dict[str, Any]:
@@ -218,13 +245,7 @@ def _bundle_data(result: Build) -> dict[str, Any]:
 
 def build_table(result: Build) -> Table:
     """What a build did."""
-    manifest = result.manifest
-    total = sum(entry.bytes for entry in manifest.files.values())
-    table = facts_table(f"{manifest.name} for {manifest.target}")
-    table.add_row("bundle" if manifest.bundle else "artifact", str(result.directory))
-    table.add_row("steps run", ", ".join(result.ran) or "none")
-    table.add_row("steps reused", ", ".join(result.reused) or "none")
-    table.add_row("files", f"{len(manifest.files)}, {human_bytes(total)}")
+    manifest, table = result.manifest, made_table(result)
     table.add_row("bytes per session", _ratio(manifest.state_bytes, manifest.full_cache_bytes))
     if manifest.bundle is not None:
         _add_bundle(table, manifest.bundle)

@@ -7,17 +7,19 @@ from html import escape
 
 from retentive_export.eval.result import Cell, Evaluation
 from retentive_export.report.charts import Curve, budget_chart
-from retentive_export.report.evaluation import cell_text, column_words, environment_words, group_rows, verdicts
+from retentive_export.report.evaluation import (
+    cell_text,
+    column_words,
+    environment_words,
+    evaluation_markdown,
+    group_rows,
+    verdicts,
+)
+from retentive_export.report.page import html_page, html_table
 
-__all__ = ["evaluation_html"]
+__all__ = ["evaluation_html", "evaluation_pages"]
 
-# The policy makes a browser refuse whatever is not in the file: the page cannot reach a network.
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>
-:root { color-scheme: light dark; }
+_STYLE = """:root { color-scheme: light dark; }
 body { font: 16px/1.45 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 0.8rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 1.8rem; }
 p, li { overflow-wrap: anywhere; }
@@ -30,7 +32,6 @@ th:first-child, td:first-child { position: sticky; left: 0; background: Canvas; 
 tr { border-bottom: 1px solid #8884; } tr.ours { font-weight: 600; } tr.ceiling { opacity: 0.75; }
 tr.worse td { color: #c0392b; } tr.better td { color: #1e7d4f; }
 small { opacity: 0.75; }
-</style>
 """
 _COLORS = {"ours": ("#1f6fb4", "#17a2a2", "#6c5ce7"), "baseline": ("#c0392b", "#d98324", "#b8860b")}
 
@@ -39,7 +40,6 @@ def evaluation_html(evaluation: Evaluation) -> str:
     """The whole evaluation as a page."""
     title = "What a bounded KV cache loses, at equal bytes"
     parts = [
-        f"{_HEAD}<title>{title}</title></head><body><h1>{title}</h1>",
         "<p>Every arm spends the same bytes: rows, codes, scales, statistics, metadata and memory all count. "
         "An arm is a selection, a type of rows and a readout; <code>oracle</code> knows the future attention and is a "
         "ceiling for selection on plain rows, not a method. Intervals are in brackets, lost comparisons in red.</p>",
@@ -48,8 +48,12 @@ def evaluation_html(evaluation: Evaluation) -> str:
     for task, when, budgets in evaluation.groups():
         parts += _section(evaluation, task, when, [budget for budget in budgets if budget != 1.0])
     parts += [f"<p><small>{escape(line)}</small></p>" for line in environment_words(evaluation)]
-    parts.append("</body></html>")
-    return "\n".join(parts) + "\n"
+    return html_page(title, _STYLE, parts)
+
+
+def evaluation_pages(evaluation: Evaluation) -> dict[str, str]:
+    """File name -> content: evaluation.md and .html, what is read beside evaluation.json."""
+    return {"evaluation.md": evaluation_markdown(evaluation), "evaluation.html": evaluation_html(evaluation)}
 
 
 def _verdicts(evaluation: Evaluation) -> str:
@@ -66,7 +70,7 @@ def _verdicts(evaluation: Evaluation) -> str:
             cells += ["", "", ""]
         rows.append((cells, str(one.get("verdict", "")).split()[-1:]))
     lines = [(cells, "".join(mark) if "".join(mark) in ("better", "worse") else "") for cells, mark in rows]
-    return "<h2>Ours against the best baseline</h2>" + _table(head, lines)
+    return "<h2>Ours against the best baseline</h2>" + html_table(head, lines)
 
 
 def _section(evaluation: Evaluation, task: str, when: str, shares: Sequence[float]) -> list[str]:
@@ -76,7 +80,7 @@ def _section(evaluation: Evaluation, task: str, when: str, shares: Sequence[floa
         f"<h2>{escape(task)}, {escape(when)}</h2>",
         f"<p>{escape(column_words(evaluation, task, when))}</p>",
         f'<div class="charts">{"".join(_charts(evaluation, task, when, shares))}</div>',
-        _table(("arm", *(f"{share:.1%}" for share in shares)), lines),
+        html_table(("arm", *(f"{share:.1%}" for share in shares)), lines),
     ]
     local = [([row.arm, *(_local(cell) for cell in row.cells)], row.group) for row in rows]
     parts.append("<details><summary>Agreement with the full cache, attention error, log-mass error</summary>")
@@ -84,7 +88,7 @@ def _section(evaluation: Evaluation, task: str, when: str, shares: Sequence[floa
         "<p>Greedy tokens equal to the full cache's; relative error of the attention output (mean, median and 90th "
         "percentile over dialogues, mean over layers); absolute error of the log of the attention's mass.</p>"
     )
-    return [*parts, _table(("arm", *(f"{share:.1%}" for share in shares)), local), "</details>"]
+    return [*parts, html_table(("arm", *(f"{share:.1%}" for share in shares)), local), "</details>"]
 
 
 def _local(cell: Cell | None) -> str:
@@ -125,12 +129,3 @@ def _charts(evaluation: Evaluation, task: str, when: str, shares: Sequence[float
         return []
     headline = next(c.headline for c in evaluation.cells if (c.task, c.when) == (task, when))
     return [budget_chart(f"{task}, {when}: {headline}", drawn, logarithmic=headline == "kl")]
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    lines = [f"<tr>{head}</tr>"]
-    for cells, mark in rows:
-        body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        lines.append(f'<tr class="{escape(mark)}">{body}</tr>' if mark else f"<tr>{body}</tr>")
-    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from retentive_export.report.charts import Series, bar_chart, heat_map, line_chart
+from retentive_export.report.page import html_page, html_table
 from retentive_export.report.validation import (
     CHECK_COLUMNS,
     LAYER_COLUMNS,
@@ -20,13 +20,7 @@ from retentive_export.validate import ValidationReport
 
 __all__ = ["validation_html"]
 
-# The policy makes a browser refuse whatever is not in the file: the page cannot reach a network.
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>
-:root { color-scheme: light dark; }
+_STYLE = """:root { color-scheme: light dark; }
 body { font: 16px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 0.8rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 1.6rem; }
 .verdict { padding: 0.6rem 0.8rem; border-left: 0.4rem solid #2e8b57; background: #2e8b5722; overflow-wrap: anywhere; }
@@ -37,7 +31,6 @@ svg { width: 100%; height: auto; font-family: system-ui, sans-serif; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.2rem 0.7rem 0.2rem 0; text-align: left; white-space: nowrap; }
 tr { border-bottom: 1px solid #8884; } tr.bad { color: #c0392b; font-weight: 600; }
-</style>
 """
 
 
@@ -45,23 +38,25 @@ def validation_html(report: ValidationReport) -> str:
     """The whole report as a page."""
     title = escape(f"Validation of {report.artifact}")
     state = "" if report.passed else " failed"
-    checks = [(check_cells(check), not check.holds) for check in report.checks()]
-    steps = [(step_cells(report, index), not step.agrees) for index, step in enumerate(report.steps)]
+    checks = [(check_cells(check), _mark(not check.holds)) for check in report.checks()]
+    steps = [(step_cells(report, index), _mark(not step.agrees)) for index, step in enumerate(report.steps)]
     parts = [
-        f"{_HEAD}<title>{title}</title></head><body>",
-        f"<h1>{title}</h1>",
         f'<p class="verdict{state}">{escape(verdict(report))}</p>',
         f"<p>{escape(conditions(report))}.</p>",
         f'<div class="charts">{"".join(_charts(report))}</div>',
         "<h2>Quantities</h2>",
-        _table(CHECK_COLUMNS, checks),
+        html_table(CHECK_COLUMNS, checks),
     ]
     if report.layers:
-        layers = [(layer_cells(report, layer), layer.drifts) for layer in report.layers]
+        layers = [(layer_cells(report, layer), _mark(layer.drifts)) for layer in report.layers]
         compared = f"States compared after {len(report.compared_steps)} of {len(report.steps)} steps."
-        parts += ["<h2>Layer by layer</h2>", f"<p>{compared}</p>", _table(LAYER_COLUMNS, layers)]
-    parts += ["<h2>Step by step</h2>", _table(STEP_COLUMNS, steps), "</body></html>"]
-    return "\n".join(parts) + "\n"
+        parts += ["<h2>Layer by layer</h2>", f"<p>{compared}</p>", html_table(LAYER_COLUMNS, layers)]
+    parts += ["<h2>Step by step</h2>", html_table(STEP_COLUMNS, steps)]
+    return html_page(title, _STYLE, parts)
+
+
+def _mark(bad: bool) -> str:
+    return "bad" if bad else ""
 
 
 def _charts(report: ValidationReport) -> list[str]:
@@ -82,12 +77,3 @@ def _charts(report: ValidationReport) -> list[str]:
             cells = [layer.excess for layer in report.layers]
             charts.append(heat_map("Layer by step, share of the limit", names, report.compared_steps, cells))
     return charts
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    lines = [f"<tr>{head}</tr>"]
-    for cells, bad in rows:
-        body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        lines.append(f'<tr class="bad">{body}</tr>' if bad else f"<tr>{body}</tr>")
-    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"

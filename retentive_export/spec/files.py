@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from retentive_export.errors import StorageError
 
-__all__ = ["atomic_file", "storage_errors"]
+__all__ = ["atomic_file", "files_digest", "storage_errors", "write_text"]
 
 _STORAGE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
@@ -51,6 +52,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+
+
+def files_digest(root: Path, names: Iterable[str]) -> str:
+    """sha256 of some files below `root`: of their names, in the order given, and their contents."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0{hashlib.sha256((root / name).read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _umask() -> int:

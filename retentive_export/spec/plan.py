@@ -13,7 +13,7 @@ from retentive_export.spec.layout import TextShape
 from retentive_export.spec.policies import policy_spec
 from retentive_export.spec.recipe import CacheSection, Recipe, RowsSection
 
-__all__ = ["CachePlan", "FrameGrid", "check_cache", "plan_cache"]
+__all__ = ["CachePlan", "FrameGrid", "plan_cache"]
 
 
 class FrameGrid(Protocol):
@@ -50,26 +50,6 @@ class CachePlan:
     def full_cache_bytes(self) -> int:
         """Bytes of a plain KV cache of `context` tokens in the model's dtype."""
         return self.layers * self.geometry.full_cache_bytes(self.context)
-
-
-def check_cache(cache: CacheSection, engines: str, target: str) -> None:
-    """Refuse what TensorRT's plugins have no kernel for. engines: of the target.
-
-    Raises:
-        RecipeError: there are latent rows, or the policy is `coverage`, and the target runs engines.
-    """
-    if cache.rows.latent is not None and engines != "none":
-        raise RecipeError(
-            f"cache.rows.latent is set (rank {cache.rows.latent.rank}), and the target {target!r} runs TensorRT "
-            "engines, whose plugins read exact, int8 and int4 rows; latent rows run on ONNX Runtime",
-            hint="--target cpu, or --set cache.rows.latent=null --set cache.rows.dtype=int8",
-        )
-    if cache.policy == "coverage" and engines != "none":
-        raise RecipeError(
-            f"cache.policy is 'coverage', and the target {target!r} runs TensorRT engines, whose plugins score rows by "
-            "retention or recency",
-            hint="--target cpu, or --set cache.policy=retentive",
-        )
 
 
 def plan_cache(

@@ -163,12 +163,10 @@ class CacheSection(_Section):
     @property
     def coarsest(self) -> Literal["model", "int8", "int4"]:
         """Dtype of the coarsest local rows."""
-        latent = self.rows.latent
-        return (
-            "int4"
-            if "int4" in (self.rows.dtype, latent and latent.dtype)
-            else ("int8" if "int8" in (self.rows.dtype, latent and latent.dtype) else "model")
-        )
+        types = {self.rows.dtype, self.rows.latent.dtype if self.rows.latent else "model"}
+        if "int4" in types:
+            return "int4"
+        return "int8" if "int8" in types else "model"
 
 
 class GenerationSection(_Section):
