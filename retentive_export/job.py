@@ -18,16 +18,17 @@ from retentive_export.backends.tensorrt.builder import (
     VISION,
     EnginePlan,
     build_engines,
-    check_machine,
     engine_key,
 )
 from retentive_export.backends.tensorrt.layers import FLAVOUR
 from retentive_export.backends.tensorrt.vendor import VENDORS
+from retentive_export.bundle.make import SOURCES, bundle_steps, makes_bundle
 from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
+from retentive_export.planner.limits import check_kernels
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
-from retentive_export.spec.plan import CachePlan, check_kernels, plan_cache
+from retentive_export.spec.plan import CachePlan, check_cache, plan_cache
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
@@ -47,20 +48,22 @@ __all__ = ["Job"]
 class Job:
     """One recipe and target: the model is loaded once, when the first step needs it.
 
-    runner: runs the steps; a step may use what the ones before it left there.
+    runner: runs the steps; a step may use what the ones before it left there. bundle: make a bundle even where this
+    machine is the target.
     """
 
     recipe: Recipe
     target: Target
     plugin_library: str | Path | None = None
     runner: StepRunner | None = None
+    bundle: bool = False
     source: Path | str = field(init=False)
 
     def __post_init__(self) -> None:
         self.recipe = self.recipe.on(self.target.engines)
         recipe, target = self.recipe, self.target
-        check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
-        check_kernels(recipe.cache, target.engines, target.name)
+        check_weights(recipe.weights, recipe.model.dtype, target)
+        check_cache(recipe.cache, target.engines, target.name)
         self.source, self._gguf = locate(recipe.model)
 
     @cached_property
@@ -93,7 +96,9 @@ class Job:
 
     @cached_property
     def plan(self) -> CachePlan:
-        return plan_cache(self.recipe, self.adapter.text_shape(), self.layout)
+        plan = plan_cache(self.recipe, self.adapter.text_shape(), self.layout)
+        check_kernels(plan.geometry, self.target)
+        return plan
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -102,6 +107,21 @@ class Job:
         name = self.recipe.calibration
         carried = Path(__file__).parent / "calibration" / name
         return load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
+
+    @cached_property
+    def makes_bundle(self) -> bool:
+        """Whether it ends with a bundle in the place of engines.
+
+        Raises:
+            RecipeError: a bundle is asked for, and the target needs none.
+        """
+        if self.bundle and not makes_bundle(self.target, always=True):
+            raise RecipeError(
+                f"a bundle is asked for, and the target {self.target.name!r} has no engines that must be built on a "
+                "device of a known kind: its artifacts are finished here",
+                hint="--target jetson-orin, or another one whose engines are built on the device",
+            )
+        return makes_bundle(self.target, always=self.bundle)
 
     def check(self) -> None:
         """Refuse what cannot be built, before anything is written: reads the model and the calibration set.
@@ -121,10 +141,11 @@ class Job:
         steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
         if self.recipe.model.frame is not None:
             steps.append(("vision", model, self._vision))
-        steps.append(("decoder", [model, cache, *_weights_key(self.recipe)], self._decoder))
+        steps.append(("decoder", [model, cache, *_weights_key(self.recipe, self.target)], self._decoder))
         steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
-        if self.target.backend in VENDORS:
-            check_machine(self.target)
+        if self.makes_bundle:
+            steps += bundle_steps(self.target, self.plugin_library, self.runner.progress if self.runner else _silent)
+        elif self.target.backend in VENDORS:
             engine = engine_key(self.target.backend, find("plugins", self.plugin_library))
             steps.append(("engine", [model, cache, engine, self.target.builder_flags], self._engine))
         elif self.plugin_library is not None:
@@ -152,12 +173,22 @@ class Job:
 
     def _decoder(self, work: Path) -> dict[str, Any]:
         from retentive_export.export.decoder import attention_scale, decoder_model
+        from retentive_export.export.passes.block_weights import block_weights
         from retentive_export.export.passes.quantise_weights import quantise_weights
         from retentive_export.export.save import contract_of, save_alone, save_flavours, save_quantised
 
         model = decoder_model(self.graph)
-        record = quantise_weights(model, self.recipe.weights) if self.recipe.weights.format != "none" else None
-        save = save_quantised if record else save_alone if self.plan.geometry.latent_rows else save_flavours
+        weights, for_engines = self.recipe.weights, self.target.engines != "none"
+        record = None
+        if weights.format != "none":
+            record = (block_weights if for_engines else quantise_weights)(model, weights)
+        save = (
+            save_quantised
+            if record and not for_engines
+            else save_alone
+            if self.plan.geometry.latent_rows
+            else save_flavours
+        )
         return {
             "family": self.adapter.family,
             "text": self.adapter.text_shape().model_dump(mode="json"),
@@ -272,21 +303,28 @@ class Job:
             }
         )
 
-    @staticmethod
-    def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The steps' facts in the manifest's form: one contract for all graphs."""
         rest = {name: fact for name, fact in facts.items() if name != "vision_contract"}
         vision = {VISION: facts["vision_contract"]} if "vision_contract" in facts else {}
-        return {"vision_graph": None, **rest, "contract": facts["contract"] | vision}
+        rest = {"vision_graph": None, **rest, "contract": facts["contract"] | vision}
+        if "libraries" not in facts:
+            return rest
+        parts = {name: rest.pop(name) for name in ("libraries", "runtime")}
+        return rest | {"bundle": {**parts, "target": self.target.model_dump(mode="json"), "sources": SOURCES}}
 
 
-def _weights_key(recipe: Recipe) -> list[Any]:
-    """The format and the version of the quantiser; empty where nothing is quantised."""
+def _silent(step: str, event: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def _weights_key(recipe: Recipe, target: Target) -> list[Any]:
+    """The format, for whom, and the version of the quantiser; empty where nothing is quantised."""
     if recipe.weights.format == "none":
         return []
     import onnxruntime
 
-    return [recipe.weights.model_dump(), onnxruntime.__version__]
+    return [recipe.weights.model_dump(), target.engines != "none", onnxruntime.__version__]
 
 
 def _source_stamp(source: Path | str, gguf: str | None) -> list[Any]:

@@ -12,6 +12,7 @@ from retentive_export.cli.build import build
 from retentive_export.cli.calibrate import calibrate
 from retentive_export.cli.doctor import doctor
 from retentive_export.cli.eval import evaluate
+from retentive_export.cli.finish import finish
 from retentive_export.cli.plan import plan
 from retentive_export.cli.recipes import recipes, targets
 from retentive_export.cli.run import run
@@ -65,5 +66,5 @@ def main(debug: bool) -> None:
     """
 
 
-for _command in (build, calibrate, plan, run, inspect, validate, evaluate, recipes, targets, doctor):
+for _command in (build, finish, calibrate, plan, run, inspect, validate, evaluate, recipes, targets, doctor):
     main.add_command(_command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from retentive_export.report.artifact import (
     build_data,
     build_table,
+    bundle_words,
     cache_words,
     contract_table,
     files_table,
@@ -22,6 +23,7 @@ from retentive_export.report.evaluation import (
     evaluation_tables,
 )
 from retentive_export.report.evaluation_html import evaluation_html
+from retentive_export.report.finish import finish_data, finish_table
 from retentive_export.report.planner import measured_data, measured_table, planner_data, planner_tables
 from retentive_export.report.plot import curves_svg
 from retentive_export.report.sizes import human_bytes
@@ -34,11 +36,13 @@ from retentive_export.report.validation import (
     validation_table,
     verdict,
 )
+from retentive_export.report.validation_files import validation_files
 from retentive_export.report.validation_html import validation_html
 
 __all__ = [
     "build_data",
     "build_table",
+    "bundle_words",
     "cache_words",
     "calibration_data",
     "calibration_tables",
@@ -53,6 +57,8 @@ __all__ = [
     "evaluation_sections",
     "evaluation_tables",
     "files_table",
+    "finish_data",
+    "finish_table",
     "human_bytes",
     "layers_table",
     "manifest_data",
@@ -65,6 +71,7 @@ __all__ = [
     "planner_tables",
     "targets_table",
     "validation_data",
+    "validation_files",
     "validation_html",
     "validation_markdown",
     "validation_table",

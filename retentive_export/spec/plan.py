@@ -13,7 +13,7 @@ from retentive_export.spec.layout import TextShape
 from retentive_export.spec.policies import policy_spec
 from retentive_export.spec.recipe import CacheSection, Recipe, RowsSection
 
-__all__ = ["CachePlan", "FrameGrid", "check_kernels", "plan_cache"]
+__all__ = ["CachePlan", "FrameGrid", "check_cache", "plan_cache"]
 
 
 class FrameGrid(Protocol):
@@ -52,7 +52,7 @@ class CachePlan:
         return self.layers * self.geometry.full_cache_bytes(self.context)
 
 
-def check_kernels(cache: CacheSection, engines: str, target: str) -> None:
+def check_cache(cache: CacheSection, engines: str, target: str) -> None:
     """Refuse what TensorRT's plugins have no kernel for. engines: of the target.
 
     Raises:
