@@ -29,6 +29,7 @@ svg { width: 100%; height: auto; font-family: system-ui, sans-serif; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.2rem 0.7rem 0.2rem 0; text-align: left; white-space: nowrap; }
 th:first-child, td:first-child { position: sticky; left: 0; background: Canvas; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; max-width: 10rem; }
 tr { border-bottom: 1px solid #8884; } tr.ours { font-weight: 600; } tr.ceiling { opacity: 0.75; }
 tr.worse td { color: #c0392b; } tr.better td { color: #1e7d4f; }
 small { opacity: 0.75; }

@@ -172,4 +172,4 @@ def test_policies_without_an_operator_are_planned_for_the_reference_alone(name: 
         plan_cache(recipe, text_shape(), None)
     plan = plan_cache(recipe, text_shape(), None, export=False)
     assert plan.geometry.readout == ("moments" if name == "momentkv" else "mass")
-    assert 0 < plan.full_cache_bytes // 2 - plan.state_bytes < plan.layers * plan.geometry.state_bytes // 8
+    assert 0 <= plan.full_cache_bytes // 2 - plan.state_bytes < plan.layers * plan.geometry.state_bytes // 8
