@@ -25,6 +25,8 @@ from retentive_export.bundle.make import SOURCES, bundle_steps, makes_bundle
 from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
 from retentive_export.planner.limits import check_kernels, check_rows
+from retentive_export.planner.shape import model_shape
+from retentive_export.planner.weights import check_matrices
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
 from retentive_export.spec.plan import CachePlan, plan_cache
@@ -37,6 +39,7 @@ from retentive_export.steps import Step, StepRunner
 if TYPE_CHECKING:
     from retentive_export.export.decoder import DecoderGraph
     from retentive_export.export.prompts import Sample, TokenStream
+    from retentive_export.export.reference import Run
     from retentive_export.models.base import ModelAdapter
     from retentive_export.spec.layout import VisionLayout
 
@@ -117,6 +120,8 @@ class Job:
             RecipeError, ModelError, MissingExtraError: as their names say.
         """
         _ = self.plan, self.samples
+        if self.target.engines != "none":
+            check_matrices(model_shape(self.recipe.model), self.recipe.weights)
 
     def steps(self) -> list[tuple[str, Any, Step]]:
         """(name, key, function) in order; a key holds everything that the step's files depend on."""
@@ -250,13 +255,11 @@ class Job:
         inputs = DecoderInputs.of(self.adapter.text_shape(), self.layout, geometry.dtype)
         return DecoderGraph(self.adapter.decoder_module(), geometry, self.plan.gate, self.plan.layers, inputs)
 
-    def run(self, sample: Sample) -> tuple[TokenStream, Any, Any]:
-        """A sample's tokens, all its turns and answers, and the features of its picture."""
-        from retentive_export.export.prompts import token_stream
-        from retentive_export.export.reference import visual_features
+    def run(self, sample: Sample, *, closed: bool = False) -> Run:
+        """A whole sample as the model takes it; see `sample_run`."""
+        from retentive_export.export.reference import sample_run
 
-        stream = token_stream(self.adapter, self.layout, sample, turns=len(sample.turns), closed=True)
-        return stream, *visual_features(self.adapter, self.layout, sample)
+        return sample_run(self.adapter, self.layout, sample, closed=closed)
 
     def manifest(self, files: dict[str, FileEntry], facts: dict[str, Any]) -> Manifest:
         """The manifest from what the steps recorded; the model need not be loaded for it."""

@@ -17,8 +17,8 @@ from torch import Tensor
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.export.constants import fit_constants
 from retentive_export.export.decoder import DecoderGraph
-from retentive_export.export.latents import Run, fit_bases
-from retentive_export.export.reference import KeyRecorder, ReferenceRun, chunks
+from retentive_export.export.latents import fit_bases
+from retentive_export.export.reference import KeyRecorder, ReferenceRun, Run, chunks
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.plan import CachePlan

@@ -59,7 +59,7 @@ def calibrate(
     job = Job(recipe, target("onnx", recipe.model.dtype))
     fitting, judging = split(_samples(job, images, prompts), held_out, seed)
     setup = Setup(adapter=job.adapter, plan=job.plan, graph=job.bare_graph())
-    runs = ([job.run(sample) for sample in part] for part in (fitting, judging))
+    runs = ([job.run(sample, closed=True) for sample in part] for part in (fitting, judging))
     result = fit(setup, *runs, seed=seed, search=not no_gate, progress=lambda line: click.echo(line, err=True))
     _write(job, result, output)
     if as_json:

@@ -14,8 +14,8 @@ from retentive_export.eval.bounded import Constants
 from retentive_export.eval.streams import Batch
 from retentive_export.export.decoder import DecoderGraph, DecoderInputs
 from retentive_export.export.latents import fit_spectrum
-from retentive_export.export.prompts import TokenStream, calibration_samples, token_stream
-from retentive_export.export.reference import calibrate_key_scales, visual_features
+from retentive_export.export.prompts import calibration_samples
+from retentive_export.export.reference import Run, calibrate_key_scales, sample_run
 from retentive_export.models import open_model
 from retentive_export.models.decoder import DecoderModule
 from retentive_export.spec.gate import GateConfig
@@ -107,15 +107,9 @@ class Engine:
         return self._known[key]
 
     @cached_property
-    def _runs(self) -> list[tuple[TokenStream, Tensor | None, Tensor | None]]:
+    def _runs(self) -> list[Run]:
         """Calibration dialogues with the features of their pictures."""
-        return [
-            (
-                token_stream(self.adapter, self.layout, sample, turns=len(sample.turns)),
-                *visual_features(self.adapter, self.layout, sample),
-            )
-            for sample in calibration_samples(self.recipe)
-        ]
+        return [sample_run(self.adapter, self.layout, sample) for sample in calibration_samples(self.recipe)]
 
     def _graph(self, geometry: CacheGeometry) -> DecoderGraph:
         inputs = DecoderInputs.of(self.text, self.layout, self.recipe.model.dtype)

@@ -21,12 +21,11 @@ from torch import Tensor
 from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.rows import LEVELS
 from retentive_export.export.decoder import DecoderGraph
-from retentive_export.export.prompts import TokenStream
-from retentive_export.export.reference import ReferenceRun
+from retentive_export.export.reference import ReferenceRun, Run
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["LayerMoments", "Run", "Spectrum", "fit_bases", "fit_spectrum", "shifted"]
+__all__ = ["LayerMoments", "Spectrum", "fit_bases", "fit_spectrum", "shifted"]
 
 HEADROOM = {"int8": 1.1, "int4": 1.0}
 """Largest code over the largest latent seen (int8), or over `SPREAD` standard deviations of it (int4)."""
@@ -35,9 +34,6 @@ FLOOR = 1e-6
 """Smallest eigenvalue of a metric over its largest: directions below it count as if they were there."""
 SHIFTS = (0.0, 0.25, 0.5, 0.75)
 """Positions at which a sample is seen, over the recipe's context."""
-
-Run = tuple[TokenStream, Tensor | None, Tensor | None]
-"""A sample's tokens and the features of its picture: visual_embeds and deep, as `ReferenceRun` takes them."""
 
 
 @dataclass

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.export.decoder import DecoderGraph
-from retentive_export.export.prompts import Sample, TokenStream
+from retentive_export.export.prompts import Sample, TokenStream, token_stream
 from retentive_export.models.attention import AttentionLoop
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.layout import VisionLayout
 
-__all__ = ["KeyRecorder", "ReferenceRun", "calibrate_key_scales", "visual_features"]
+__all__ = ["KeyRecorder", "ReferenceRun", "Run", "calibrate_key_scales", "sample_run", "visual_features"]
 
 HEADROOM = 1.1
 """Factor on the largest key seen; keys beyond it saturate."""
@@ -53,6 +53,16 @@ def visual_features(
     with torch.no_grad():
         output = module(torch.from_numpy(sample.picture.copy())[None])
     return output if isinstance(output, tuple) else (output, None)
+
+
+Run = tuple[TokenStream, Tensor | None, Tensor | None]
+"""A sample's tokens and the features of its picture: visual_embeds and deep, as `ReferenceRun` takes them."""
+
+
+def sample_run(adapter: ModelAdapter, layout: VisionLayout | None, sample: Sample, *, closed: bool = False) -> Run:
+    """All turns of a sample, the last one's answer left open unless `closed`."""
+    stream = token_stream(adapter, layout, sample, turns=len(sample.turns), closed=closed)
+    return stream, *visual_features(adapter, layout, sample)
 
 
 class ReferenceRun:
@@ -114,9 +124,7 @@ def chunks(tokens: int, chunk: int) -> Iterator[slice]:
     return (slice(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk))
 
 
-def calibrate_key_scales(
-    graph: DecoderGraph, runs: list[tuple[TokenStream, Tensor | None, Tensor | None]], levels: int
-) -> list[Tensor]:
+def calibrate_key_scales(graph: DecoderGraph, runs: list[Run], levels: int) -> list[Tensor]:
     """One [Hkv, D] float32 scale per layer: the largest |key| seen, with headroom, over the code range."""
     recorder = KeyRecorder()
     for stream, visual, deep in runs:

@@ -10,7 +10,7 @@ from retentive_export.spec.geometry import BYTES
 from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.weights import TABLE_BITS, WeightsSection, check_blocks, quantised_bytes, symmetric_bytes
 
-__all__ = ["WeightBytes", "weight_bytes"]
+__all__ = ["WeightBytes", "check_matrices", "weight_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,18 @@ class WeightBytes:
         return replace(self, layers=self.layers + cache.layers * bases)
 
 
+def check_matrices(shape: ModelShape, weights: WeightsSection) -> None:
+    """Refuse a block that does not divide the inputs of every matrix that goes into an engine.
+
+    Raises:
+        RecipeError: names a matrix, and the blocks that would do.
+    """
+    if weights.format == "none":
+        return
+    for inputs, outputs in {*shape.matrices, (shape.text.hidden, shape.text.vocab)}:
+        check_blocks(weights, inputs, f"of {inputs} x {outputs}")
+
+
 def weight_bytes(shape: ModelShape, weights: WeightsSection, dtype: str, *, engines: bool = False) -> WeightBytes:
     """Of a model in `dtype` whose matrices and table are in the format of `weights`; all else stays in `dtype`.
 
@@ -53,8 +65,7 @@ def weight_bytes(shape: ModelShape, weights: WeightsSection, dtype: str, *, engi
         return WeightBytes(**sizes)
     coded = partial(symmetric_bytes if engines else quantised_bytes, block=weights.block, dtype=dtype)
     if engines:
-        for inputs, outputs in {*shape.matrices, (text.hidden, text.vocab)}:
-            check_blocks(weights, inputs, f"of {inputs} x {outputs}")
+        check_matrices(shape, weights)
     matrices = text.layers * sum(coded(i, o, bits=weights.bits) for i, o in shape.matrices)
     rest = counts.layers - text.layers * sum(i * o for i, o in shape.matrices)
     table, head = coded(text.hidden, text.vocab, bits=TABLE_BITS), coded(text.hidden, text.vocab, bits=weights.bits)

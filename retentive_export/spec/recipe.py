@@ -163,10 +163,8 @@ class CacheSection(_Section):
     @property
     def coarsest(self) -> Literal["model", "int8", "int4"]:
         """Dtype of the coarsest local rows."""
-        types = {self.rows.dtype, self.rows.latent.dtype if self.rows.latent else "model"}
-        if "int4" in types:
-            return "int4"
-        return "int8" if "int8" in types else "model"
+        types = (self.rows.dtype, self.rows.latent.dtype if self.rows.latent else "model")
+        return next((dtype for dtype in ("int4", "int8") if dtype in types), "model")
 
 
 class GenerationSection(_Section):

@@ -65,7 +65,7 @@ def test_held_out_dialogues_decide_nothing(text_model: Path, dialogues: Path) ->
     """The same constants and gate whatever is held out; and the gate is the best of those tried on the fitted part."""
     recipe = parse_recipe({**text_recipe(text_model, **CACHE), "calibration": str(dialogues)})
     job = Job(recipe, target("onnx"))
-    runs = [job.run(sample) for sample in job.samples]
+    runs = [job.run(sample, closed=True) for sample in job.samples]
     results = [
         fit(Setup(adapter=job.adapter, plan=job.plan, graph=job.bare_graph()), runs[:3], part, seed=0)
         for part in (runs[3:4], runs[5:8])
@@ -90,7 +90,7 @@ def test_the_better_kind_of_basis_on_the_fitted_part_is_taken(text_model: Path, 
     recipe = parse_recipe({**text_recipe(text_model, **CACHE), "calibration": str(dialogues)})
     job = Job(recipe, target("onnx"))
     setup = Setup(adapter=job.adapter, plan=job.plan, graph=job.bare_graph())
-    runs = [job.run(sample) for sample in job.samples[:3]]
+    runs = [job.run(sample, closed=True) for sample in job.samples[:3]]
     fit_constants(job.adapter, setup.graph, runs, job.plan.context)
     full = [full_logits(setup.graph, run) for run in runs]
     kinds = _choose_bases(setup, runs, full)
@@ -112,7 +112,7 @@ def test_the_new_recipe_builds_what_was_fitted(text_model: Path, dialogues: Path
     assert recipe.portable().constants.file == "fitted.safetensors"  # type: ignore[union-attr]
     fitting, _ = split(Job(recipe, target("cpu")).samples, 0.25, seed=3)
     job = Job(recipe, target("cpu"))
-    runs = [job.run(sample) for sample in fitting]
+    runs = [job.run(sample, closed=True) for sample in fitting]
     again = job.bare_graph()
     fit_constants(job.adapter, again, runs, recipe.cache.context)
     assert again.key_scales is not None
@@ -184,7 +184,7 @@ def test_answers_and_what_closes_them_are_scored(text_model: Path, dialogues: Pa
     recipe = parse_recipe({**text_recipe(text_model, **CACHE), "calibration": str(dialogues)})
     job = Job(recipe, target("onnx"))
     sample, layout = job.samples[0], job.adapter.dialogue_layout()
-    stream, *_ = job.run(sample)
+    stream, *_ = job.run(sample, closed=True)
     said = job.adapter.tokenizer(sample.turns[0][1], add_special_tokens=False)["input_ids"] + layout.assistant_close
     assert stream.answers is not None
     assert stream.input_ids[stream.answers].tolist() == said
