@@ -17,7 +17,6 @@ from retentive_export.cache.step import TORCH_DTYPES, empty_state
 from retentive_export.errors import ExportError
 from retentive_export.export.passes.annotate_types import annotate_custom_types
 from retentive_export.export.passes.flavours import attach_functions, custom_nodes
-from retentive_export.export.passes.order_reads import order_reads_before_writes
 from retentive_export.ops.contract import OPS
 from retentive_export.ops.onnx_functions import OPSET, function_body, translation_table
 from retentive_export.ops.torch_ops import layer_step
@@ -132,7 +131,7 @@ class _Traced(nn.Module):
 
 
 def decoder_model(graph: DecoderGraph) -> ir.Model:
-    """Trace the decoder, name its state, attach the function bodies: the ONNX Runtime flavour.
+    """Trace the decoder, name its state, attach the function bodies: what both flavours are made of.
 
     Raises:
         ExportError: the graph does not hold each operator once per layer.
@@ -157,7 +156,6 @@ def decoder_model(graph: DecoderGraph) -> ir.Model:
     annotate_custom_types(model, geometry)
     scale = attention_scale(model)
     functions = {op: function_body(op, geometry, graph.gate, scale) for op in OPS}
-    order_reads_before_writes(functions["RetentiveAttention"])
     attach_functions(model, functions.values())
     return model
 

@@ -8,7 +8,6 @@ import pytest
 from retentive_export.errors import ExportError
 from retentive_export.export.passes.annotate_types import annotate_custom_types
 from retentive_export.export.passes.flavours import attach_functions, custom_nodes, tensorrt_flavour
-from retentive_export.export.passes.order_reads import order_reads_before_writes
 from retentive_export.ops.contract import DOMAIN, OPS
 from retentive_export.ops.onnx_functions import OPSET, function_body
 from retentive_export.spec.gate import GateConfig
@@ -33,18 +32,6 @@ def _model(*op_types: str, outputs: int = 1) -> ir.Model:
 
 def _body(op: str) -> ir.Function:
     return function_body(op, GEOMETRY, GateConfig(), 0.5)
-
-
-def _ancestors(value: ir.Value) -> set[ir.Value]:
-    found: set[ir.Value] = set()
-    stack = [value]
-    while stack:
-        producer = stack.pop().producer()
-        for source in producer.inputs if producer else ():
-            if source is not None and source not in found:
-                found.add(source)
-                stack.append(source)
-    return found
 
 
 def test_custom_nodes_are_those_of_the_domain() -> None:
@@ -103,15 +90,6 @@ def test_codes_that_another_operator_reads_keep_their_meaning() -> None:
     """A Cast of the same byte would give another number."""
     with pytest.raises(ExportError, match="node 'n1' of type 'Cast' uses the packed codes"):
         tensorrt_flavour(_coded("StateTransition", "Cast", domain=""))
-
-
-def test_statistics_depend_on_the_output_after_ordering() -> None:
-    body = _body("RetentiveAttention")
-    output, received = body.outputs[0], body.outputs[1]
-    assert output not in _ancestors(received)
-    order_reads_before_writes(body)
-    assert body.outputs[0] is output
-    assert output in _ancestors(body.outputs[1])
 
 
 def test_types_are_those_of_the_state() -> None:
