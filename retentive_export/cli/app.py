@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from retentive_export.cli.artifacts import inspect
+from retentive_export.cli.bench import bench
 from retentive_export.cli.build import build
 from retentive_export.cli.doctor import doctor
 from retentive_export.cli.plan import plan
@@ -63,5 +64,5 @@ def main(debug: bool) -> None:
     """
 
 
-for _command in (build, plan, run, inspect, validate, recipes, targets, doctor):
+for _command in (build, plan, run, inspect, validate, bench, recipes, targets, doctor):
     main.add_command(_command)

@@ -13,6 +13,7 @@ from retentive_export.report.artifact import (
     plan_data,
     plan_table,
 )
+from retentive_export.report.bench import bench_data, bench_markdown, bench_svg, bench_tables, bench_words
 from retentive_export.report.doctor import diagnosis_data, diagnosis_table
 from retentive_export.report.planner import measured_data, measured_table, planner_data, planner_tables
 from retentive_export.report.plot import curves_svg
@@ -29,6 +30,11 @@ from retentive_export.report.validation import (
 from retentive_export.report.validation_html import validation_html
 
 __all__ = [
+    "bench_data",
+    "bench_markdown",
+    "bench_svg",
+    "bench_tables",
+    "bench_words",
     "build_data",
     "build_table",
     "cache_words",
