@@ -135,7 +135,7 @@ def _compare(ours: ArmResult, other: ArmResult, threads: int) -> Comparison | No
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """A whole run. copy_bandwidth: threads -> bytes per second, median over the run. seconds: of all of it."""
+    """A whole run. copy_bandwidth: threads -> bytes per second, the best over the run. seconds: of all of it."""
 
     groups: tuple[Group, ...]
     machine: dict[str, Any]

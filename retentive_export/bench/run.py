@@ -6,7 +6,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from retentive_export.errors import InputError
 from retentive_export.spec.geometry import BYTES
 from retentive_export.spec.manifest import Manifest
 
-__all__ = ["measure_group", "run_bench"]
+__all__ = ["measure_group", "run_bench", "with_floors"]
 
 Note = Callable[[str], None]
 
@@ -42,27 +42,40 @@ def run_bench(artifacts: Sequence[Path], settings: BenchSettings, note: Note = _
     grouped: dict[tuple[str, str], list[tuple[ArmPlan, Manifest, Path]]] = {}
     for path in artifacts:
         arm, manifest = artifact_arm(path, settings, sys.executable)
-        key = (str(manifest.recipe["model"]["source"]), weight_format(manifest))
+        key = (str(manifest.recipe["model"]), weight_format(manifest))
         grouped.setdefault(key, []).append((arm, manifest, path))
     bandwidth: dict[int, list[float]] = {threads: [] for threads in settings.threads}
     groups = []
-    for (model, weights), members in grouped.items():
+    for (_, weights), members in grouped.items():
         plans = [arm for arm, _, _ in members]
         manifest = members[0][1]
         found, absent = _peers(manifest, settings, note)
         ids = token_ids(members[0][2], max(settings.contexts), settings.text)
         arms, failed = measure_group([*plans, *found], ids, settings, bandwidth, note)
-        groups.append(Group(model=model, weights=weights, arms=arms, absent=(*absent, *failed)))
+        groups.append(Group(model=manifest.name, weights=weights, arms=arms, absent=(*absent, *failed)))
     if not any(group.arms for group in groups):
         reasons = "; ".join(f"{one.name}: {one.reason}" for group in groups for one in group.absent)
         raise InputError(f"nothing could be measured: {reasons}")
     return BenchReport(
-        groups=tuple(groups),
+        groups=tuple(with_floors(group, bandwidth) for group in groups),
         machine=describe_machine(),
         settings=_recorded(settings),
-        copy_bandwidth={threads: statistics.median(values) for threads, values in bandwidth.items() if values},
+        copy_bandwidth={threads: max(values) for threads, values in bandwidth.items() if values},
         seconds=time.monotonic() - started,
     )
+
+
+def with_floors(group: Group, bandwidth: Mapping[int, Sequence[float]]) -> Group:
+    """The group with every point's floor, from the best copy bandwidth of the run: another process's traffic makes a
+    copy slower, and would make the floor look nearer than it is."""
+
+    def floored(point: Point) -> Point:
+        if point.moved_bytes is None:
+            return point
+        return replace(point, floor_ms=1e3 * point.moved_bytes / max(bandwidth[point.threads]))
+
+    arms = (replace(arm, points=tuple(map(floored, arm.points))) for arm in group.arms)
+    return replace(group, arms=tuple(arms))
 
 
 def _recorded(settings: BenchSettings) -> dict[str, Any]:
@@ -137,8 +150,8 @@ def measure_group(
     bandwidth: dict[int, list[float]],
     note: Note = _silent,
 ) -> tuple[tuple[ArmResult, ...], tuple[Absent, ...]]:
-    """Measure arms in turn; results, and the arms that could not be opened. Copy bandwidths are added to
-    `bandwidth`."""
+    """Measure arms in turn; results, and the arms that could not be opened. Floors are left to `with_floors`. Copy
+    bandwidths are added to `bandwidth`."""
     with ExitStack() as stack:
         running, absent = [], []
         for plan in plans:
@@ -156,10 +169,9 @@ def measure_group(
             numbers = settings.threads if context == headline else settings.threads[:1]
             _prefill(active, ids, context - settings.stretch * len(numbers), settings.threads[0], note)
             for threads in numbers:
-                speed = copy_bandwidth(threads)
-                bandwidth.setdefault(threads, []).append(speed)
+                bandwidth.setdefault(threads, []).append(copy_bandwidth(threads))
                 _decode(active, ids, threads, settings, note)
-                _record(active, context, threads, threads == settings.threads[0], settings, speed)
+                _record(active, context, threads, threads == settings.threads[0], settings)
         return tuple(_result(arm) for arm in running), tuple(absent)
 
 
@@ -222,13 +234,10 @@ def _decode(arms: Sequence[_Running], ids: Sequence[int], threads: int, settings
                 arm.took.append([1e3 * seconds for seconds in answer["steps"][settings.warm_up :]])
 
 
-def _record(
-    arms: Sequence[_Running], context: int, threads: int, first: bool, settings: BenchSettings, speed: float
-) -> None:
+def _record(arms: Sequence[_Running], context: int, threads: int, first: bool, settings: BenchSettings) -> None:
     for arm in arms:
         if arm.stopped is not None or len(arm.took) < settings.rounds:
             continue
-        moved = arm.plan.moved_bytes(context)
         arm.points.append(
             Point(
                 context=context,
@@ -237,8 +246,8 @@ def _record(
                 rounds=tuple(statistics.median(part) for part in arm.took),
                 first_token_seconds=arm.feed_seconds if first else None,
                 peak_bytes=arm.peak,
-                moved_bytes=moved,
-                floor_ms=None if moved is None else 1e3 * moved / speed,
+                moved_bytes=arm.plan.moved_bytes(context),
+                floor_ms=None,
             )
         )
 

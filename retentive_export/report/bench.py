@@ -137,7 +137,7 @@ def _remarks(group: Group) -> list[str]:
     for arm in group.arms:
         for threads in _threads(arm):
             if arm.bounded and (flat := flatness(arm, threads)) is not None:
-                lines.append(f"{arm.name}: slowest over fastest context from 1,024 on, {threads} threads: {flat:.3f}")
+                lines.append(f"{arm.name}: slowest over fastest context from 1,024 on, threads {threads}: {flat:.3f}")
         versions = ", ".join(f"{name} {version}" for name, version in arm.facts.get("versions", {}).items())
         said = [versions, arm.facts.get("cache"), arm.note, arm.stopped and f"stopped {arm.stopped}"]
         lines.append(f"{arm.name}: {'; '.join(part for part in said if part)}")
