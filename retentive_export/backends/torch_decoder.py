@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -183,18 +182,13 @@ def read_key_scales(directory: Path, manifest: Manifest) -> list[Tensor] | None:
     if not plan.geometry.coarse_rows:
         return None
     graph = ir.load(directory / next(iter(manifest.graphs.values()))).graph
-    scales: dict[int, Tensor] = {}
-    for node in graph:
-        if node.op_type == "RetentiveAttention":
-            layer = next(int(str(x.name).split(".")[1]) for x in node.inputs if x and str(x.name).startswith("past."))
-            constant: Any = node.inputs[4].const_value  # type: ignore[union-attr]  # behind the op's four fixed inputs
-            if constant is not None:
-                scales[layer] = torch.from_numpy(constant.numpy().copy())
-    if sorted(scales) != list(range(plan.layers)):
+    named = (graph.initializers.get(f"{layer}.key_scale") for layer in range(plan.layers))
+    found = [value.const_value for value in named if value is not None and value.const_value is not None]
+    if len(found) != plan.layers:
         raise ArtifactError(
-            f"the decoder graph holds key scales of {len(scales)} layers, and the model has {plan.layers}"
+            f"the decoder graph holds key scales of {len(found)} layers, and the model has {plan.layers}"
         )
-    return [scales[layer] for layer in range(plan.layers)]
+    return [torch.from_numpy(constant.numpy().copy()) for constant in found]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from retentive_export.cache.step import TORCH_DTYPES, empty_state
 from retentive_export.errors import ExportError
 from retentive_export.export.passes.annotate_types import annotate_custom_types
 from retentive_export.export.passes.flavours import attach_functions, custom_nodes
+from retentive_export.export.passes.name_constants import name_constants
 from retentive_export.ops.contract import OPS
 from retentive_export.ops.onnx_functions import OPSET, function_body, translation_table
 from retentive_export.ops.torch_ops import layer_step
@@ -154,6 +155,7 @@ def decoder_model(graph: DecoderGraph) -> ir.Model:
     if any(n != layers for n in count.values()):
         raise ExportError(f"the graph holds {count} custom nodes, and must hold each once per layer ({layers})")
     annotate_custom_types(model, geometry)
+    name_constants(model, geometry)
     scale = attention_scale(model)
     functions = {op: function_body(op, geometry, graph.gate, scale) for op in OPS}
     attach_functions(model, functions.values())

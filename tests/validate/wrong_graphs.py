@@ -38,6 +38,7 @@ def with_wrong_gate(artifact: Path, out: Path, layer: int, *, before: float, aft
         if is_number or (reads and not mine and id(node) not in of_any_layer):
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
+            copy.name = f"{node.name}_wrong"
             copy.output[:] = [f"{name}_wrong" for name in node.output]
             copy.input[:] = [wrong.get(name, name) for name in node.input]
             if is_number:

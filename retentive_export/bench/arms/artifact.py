@@ -30,7 +30,7 @@ class ArtifactArm:
     def _open(self, threads: int) -> Backend:
         options = dict(self._spec.get("options") or {})
         if self._name == "onnxruntime":
-            options |= {"threads": threads, "verify": False}
+            options |= {"threads": threads, "verify": False, "denormals_as_zero": True}
         return open_backend(self._name, self._spec["path"], **options)
 
     def feed(self, ids: Sequence[int]) -> None:
