@@ -18,16 +18,17 @@ from retentive_export.backends.tensorrt.builder import (
     VISION,
     EnginePlan,
     build_engines,
-    check_machine,
     engine_key,
 )
 from retentive_export.backends.tensorrt.layers import FLAVOUR
 from retentive_export.backends.tensorrt.vendor import VENDORS
+from retentive_export.bundle.make import SOURCES, bundle_steps, makes_bundle
 from retentive_export.errors import MissingExtraError, RecipeError
 from retentive_export.ops.native import find
+from retentive_export.planner.limits import check_kernels
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
-from retentive_export.spec.plan import CachePlan, plan_cache
+from retentive_export.spec.plan import CachePlan, check_cache, plan_cache
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
@@ -47,18 +48,22 @@ __all__ = ["Job"]
 class Job:
     """One recipe and target: the model is loaded once, when the first step needs it.
 
-    runner: runs the steps; a step may use what the ones before it left there.
+    runner: runs the steps; a step may use what the ones before it left there. bundle: make a bundle even where this
+    machine is the target.
     """
 
     recipe: Recipe
     target: Target
     plugin_library: str | Path | None = None
     runner: StepRunner | None = None
+    bundle: bool = False
     source: Path | str = field(init=False)
 
     def __post_init__(self) -> None:
+        self.recipe = self.recipe.on(self.target.engines)
         recipe, target = self.recipe, self.target
-        check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
+        check_weights(recipe.weights, recipe.model.dtype, target)
+        check_cache(recipe.cache, target.engines, target.name)
         self.source, self._gguf = locate(recipe.model)
 
     @cached_property
@@ -91,7 +96,9 @@ class Job:
 
     @cached_property
     def plan(self) -> CachePlan:
-        return plan_cache(self.recipe, self.adapter.text_shape(), self.layout)
+        plan = plan_cache(self.recipe, self.adapter.text_shape(), self.layout)
+        check_kernels(plan.geometry, self.target)
+        return plan
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -100,6 +107,21 @@ class Job:
         name = self.recipe.calibration
         carried = Path(__file__).parent / "calibration" / name
         return load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
+
+    @cached_property
+    def makes_bundle(self) -> bool:
+        """Whether it ends with a bundle in the place of engines.
+
+        Raises:
+            RecipeError: a bundle is asked for, and the target needs none.
+        """
+        if self.bundle and not makes_bundle(self.target, always=True):
+            raise RecipeError(
+                f"a bundle is asked for, and the target {self.target.name!r} has no engines that must be built on a "
+                "device of a known kind: its artifacts are finished here",
+                hint="--target jetson-orin, or another one whose engines are built on the device",
+            )
+        return makes_bundle(self.target, always=self.bundle)
 
     def check(self) -> None:
         """Refuse what cannot be built, before anything is written: reads the model and the calibration set.
@@ -113,14 +135,17 @@ class Job:
         """(name, key, function) in order; a key holds everything that the step's files depend on."""
         tools = _tools()
         model = [self.recipe.model.model_dump(mode="json"), _source_stamp(self.source, self._gguf), tools]
+        constants = self.recipe.constants
         cache = [self.recipe.cache.model_dump(mode="json", by_alias=True), self.recipe.calibration]
+        cache += [] if constants is None else [constants.sha256]
         steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
         if self.recipe.model.frame is not None:
             steps.append(("vision", model, self._vision))
-        steps.append(("decoder", [model, cache, *_weights_key(self.recipe)], self._decoder))
+        steps.append(("decoder", [model, cache, *_weights_key(self.recipe, self.target)], self._decoder))
         steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
-        if self.target.backend in VENDORS:
-            check_machine(self.target)
+        if self.makes_bundle:
+            steps += bundle_steps(self.target, self.plugin_library, self.runner.progress if self.runner else _silent)
+        elif self.target.backend in VENDORS:
             engine = engine_key(self.target.backend, find("plugins", self.plugin_library))
             steps.append(("engine", [model, cache, engine, self.target.builder_flags], self._engine))
         elif self.plugin_library is not None:
@@ -148,11 +173,22 @@ class Job:
 
     def _decoder(self, work: Path) -> dict[str, Any]:
         from retentive_export.export.decoder import attention_scale, decoder_model
+        from retentive_export.export.passes.block_weights import block_weights
         from retentive_export.export.passes.quantise_weights import quantise_weights
-        from retentive_export.export.save import contract_of, save_flavours, save_quantised
+        from retentive_export.export.save import contract_of, save_alone, save_flavours, save_quantised
 
         model = decoder_model(self.graph)
-        record = quantise_weights(model, self.recipe.weights) if self.recipe.weights.format != "none" else None
+        weights, for_engines = self.recipe.weights, self.target.engines != "none"
+        record = None
+        if weights.format != "none":
+            record = (block_weights if for_engines else quantise_weights)(model, weights)
+        save = (
+            save_quantised
+            if record and not for_engines
+            else save_alone
+            if self.plan.geometry.latent_rows
+            else save_flavours
+        )
         return {
             "family": self.adapter.family,
             "text": self.adapter.text_shape().model_dump(mode="json"),
@@ -163,7 +199,7 @@ class Job:
             "scale": attention_scale(model),
             "contract": {"decoder": [tensor.model_dump(mode="json") for tensor in contract_of(model)]},
             "weights": record.model_dump(mode="json") if record else None,
-            "graphs": (save_quantised if record else save_flavours)(model, work, "decoder"),
+            "graphs": save(model, work, "decoder"),
         }
 
     def _golden(self, work: Path) -> dict[str, Any]:
@@ -211,14 +247,24 @@ class Job:
 
     @cached_property
     def graph(self) -> DecoderGraph:
-        """The decoder to export, with key scales from the calibration set where rows are quantised."""
-        from retentive_export.cache.rows import LEVELS
+        """The decoder to export, with the constants that its rows need: the recipe's, or from the calibration set."""
+        from retentive_export.export.constants import fit_constants, read_constants
+
+        graph = self.bare_graph()
+        if not graph.geometry.constants():
+            return graph
+        if (section := self.recipe.constants) is not None:
+            read_constants(section, graph)
+        else:
+            fit_constants(self.adapter, graph, [self.run(sample) for sample in self.samples], self.plan.context)
+        return graph
+
+    def bare_graph(self) -> DecoderGraph:
+        """The decoder without the constants of its rows."""
         from retentive_export.export.decoder import DecoderGraph, DecoderInputs
-        from retentive_export.export.prompts import token_stream
-        from retentive_export.export.reference import calibrate_key_scales, visual_features
 
         layout, geometry = self.layout, self.plan.geometry
-        graph = DecoderGraph(
+        return DecoderGraph(
             self.adapter.decoder_module(),
             geometry,
             self.plan.gate,
@@ -231,13 +277,14 @@ class Job:
                 dtype=geometry.dtype,
             ),
         )
-        if geometry.coarse_rows:
-            runs = [
-                (token_stream(self.adapter, layout, s, turns=len(s.turns)), *visual_features(self.adapter, layout, s))
-                for s in self.samples
-            ]
-            graph.key_scales = calibrate_key_scales(graph, runs, LEVELS[geometry.coarse_dtype])
-        return graph
+
+    def run(self, sample: Sample) -> tuple[TokenStream, Any, Any]:
+        """A sample's tokens, all its turns and answers, and the features of its picture."""
+        from retentive_export.export.prompts import token_stream
+        from retentive_export.export.reference import visual_features
+
+        stream = token_stream(self.adapter, self.layout, sample, turns=len(sample.turns), closed=True)
+        return stream, *visual_features(self.adapter, self.layout, sample)
 
     def manifest(self, files: dict[str, FileEntry], facts: dict[str, Any]) -> Manifest:
         """The manifest from what the steps recorded; the model need not be loaded for it."""
@@ -249,28 +296,35 @@ class Job:
                 "target": self.target.name,
                 "dtype": recipe.model.dtype,
                 "tools": _tools(),
-                "recipe": recipe.to_dict(),
-                "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.rows.dtype),
+                "recipe": recipe.portable().to_dict(),
+                "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.coarsest),
                 "generation": recipe.generation,
                 "files": files,
             }
         )
 
-    @staticmethod
-    def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The steps' facts in the manifest's form: one contract for all graphs."""
         rest = {name: fact for name, fact in facts.items() if name != "vision_contract"}
         vision = {VISION: facts["vision_contract"]} if "vision_contract" in facts else {}
-        return {"vision_graph": None, **rest, "contract": facts["contract"] | vision}
+        rest = {"vision_graph": None, **rest, "contract": facts["contract"] | vision}
+        if "libraries" not in facts:
+            return rest
+        parts = {name: rest.pop(name) for name in ("libraries", "runtime")}
+        return rest | {"bundle": {**parts, "target": self.target.model_dump(mode="json"), "sources": SOURCES}}
 
 
-def _weights_key(recipe: Recipe) -> list[Any]:
-    """The format and the version of the quantiser; empty where nothing is quantised."""
+def _silent(step: str, event: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def _weights_key(recipe: Recipe, target: Target) -> list[Any]:
+    """The format, for whom, and the version of the quantiser; empty where nothing is quantised."""
     if recipe.weights.format == "none":
         return []
     import onnxruntime
 
-    return [recipe.weights.model_dump(), onnxruntime.__version__]
+    return [recipe.weights.model_dump(), target.engines != "none", onnxruntime.__version__]
 
 
 def _source_stamp(source: Path | str, gguf: str | None) -> list[Any]:

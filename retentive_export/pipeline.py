@@ -7,32 +7,38 @@ When all are done the directory is renamed to OUT. A step runs again only if its
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retentive_export.errors import StorageError
+from retentive_export.bundle import README, SUFFIX, checksum, load_private_key, pack, readme, sign
+from retentive_export.errors import RecipeError
 from retentive_export.job import Job
+from retentive_export.spec.bundle import CHECKSUM, SIGNATURE
 from retentive_export.spec.files import atomic_file, storage_errors
-from retentive_export.spec.manifest import MANIFEST, Manifest
+from retentive_export.spec.manifest import MANIFEST, Manifest, file_entry
 from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target, target
-from retentive_export.steps import RECORD, Progress, StepRunner
+from retentive_export.steps import RECORD, Progress, StepRunner, put_in_place, work_directory
 
 __all__ = ["BuildResult", "Job", "build", "describe", "locate"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """What a build did: the artifact, its manifest, the steps that ran and those whose files were reused."""
+    """What a build did: the artifact, its manifest, the steps that ran and those whose files were reused.
+
+    signed, archive: of a bundle.
+    """
 
     directory: Path
     manifest: Manifest
     ran: list[str]
     reused: list[str]
+    signed: bool = False
+    archive: Path | None = None
 
 
 def describe(
@@ -58,13 +64,19 @@ def build(
     *,
     plugin_library: str | Path | None = None,
     targets_file: str | Path | None = None,
+    bundle: bool = False,
+    archive: bool = False,
+    sign_key: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
-    """Make the artifact of `recipe` for a target at `output`.
+    """Make the artifact of `recipe` for a target at `output`: a bundle where its engines cannot be built here.
 
     Args:
-        plugin_library: libretentive_plugins.so for a target with engines; None: where the package's build puts it.
+        plugin_library: libretentive_plugins.so for a target with engines; None: where the package's build puts it, or
+            for a bundle, compiled for the target.
         targets_file: YAML file with targets besides the package's.
+        bundle: make a bundle even where this machine is the target. archive: write it as OUTPUT.tar.zst too.
+            sign_key: PEM file of the ed25519 key to sign it with.
         progress: called with (step, event), see `StepRunner`.
 
     Raises:
@@ -74,11 +86,16 @@ def build(
     """
     chosen = target(target_name, recipe.model.dtype, file=targets_file)
     output = Path(os.path.abspath(output))  # "." has no name to put a suffix on
-    if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise StorageError(f"{output} exists and is not an artifact", hint="choose another -o, or remove it")
-    work = output.with_name(f"{output.name}.partial")
+    work = work_directory(output)
     runner = StepRunner(work, output, progress or (lambda step, event: None))
-    job = Job(recipe, chosen, plugin_library=plugin_library, runner=runner)
+    job = Job(recipe, chosen, plugin_library=plugin_library, runner=runner, bundle=bundle)
+    signer = load_private_key(Path(sign_key)) if sign_key is not None else None
+    if not job.makes_bundle and (archive or signer is not None):
+        what = "an archive" if archive else "a signature"
+        raise RecipeError(
+            f"{what} is asked for, and the target {target_name!r} gives no bundle on this machine",
+            hint="--bundle makes one for a target whose engines are built on the device",
+        )
     steps = job.steps()
     if not all(runner.knows(name, key) for name, key, _ in steps):
         job.check()
@@ -87,20 +104,38 @@ def build(
     for name, key, make in steps:
         with storage_errors(work):
             runner.run(name, key, make)
-    manifest = job.manifest(runner.files, runner.facts)
-    with atomic_file(work / MANIFEST) as stream:
-        stream.write(manifest.to_json().encode())
-    runner.prune({MANIFEST, RECORD, *manifest.files})
-    with storage_errors(output):
-        _replace(work, output)
-    return BuildResult(directory=output, manifest=manifest, ran=runner.ran, reused=runner.reused)
+    manifest, kept = _write_manifest(work, job.manifest(runner.files, runner.facts), signer)
+    runner.prune({RECORD, *kept, *manifest.files})
+    put_in_place(work, output)
+    packed = output.with_name(output.name + SUFFIX) if archive else None
+    if packed is not None:
+        pack(output, manifest, packed)
+    return BuildResult(
+        directory=output,
+        manifest=manifest,
+        ran=runner.ran,
+        reused=runner.reused,
+        signed=signer is not None,
+        archive=packed,
+    )
 
 
-def _replace(work: Path, output: Path) -> None:
-    """Rename `work` to `output`; what stood there is moved aside first and removed afterwards."""
-    old = output.with_name(f"{output.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.replace(output, old)
-    os.replace(work, output)
-    shutil.rmtree(old, ignore_errors=True)
+def _write_manifest(work: Path, manifest: Manifest, signer: Any) -> tuple[Manifest, set[str]]:
+    """Write it; in a bundle, before it the README, which it lists, and behind it its hash and the signature.
+
+    The manifest, and the names of files that it does not list.
+    """
+    if manifest.bundle is not None:
+        with atomic_file(work / README) as stream:
+            stream.write(readme(manifest, signed=signer is not None).encode())
+        manifest = manifest.model_copy(update={"files": manifest.files | {README: file_entry(work / README)}})
+    content = manifest.to_json().encode()
+    files = {MANIFEST: content}
+    if manifest.bundle is not None:
+        files[CHECKSUM] = checksum(content)
+    if signer is not None:
+        files[SIGNATURE] = sign(content, signer)
+    for name, data in files.items():
+        with atomic_file(work / name) as stream:
+            stream.write(data)
+    return manifest, set(files)

@@ -1,4 +1,7 @@
-"""Steps that a repeated build reuses: each has a key, and a record in build.json of the files it made."""
+"""Steps that a repeated build reuses: each has a key, and a record in build.json of the files it made.
+
+They write beside their destination, which appears whole: `work_directory` says where, `put_in_place` renames.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from retentive_export.spec.files import atomic_file
-from retentive_export.spec.manifest import FileEntry, file_entry
+from retentive_export.errors import StorageError
+from retentive_export.spec.files import atomic_file, storage_errors
+from retentive_export.spec.manifest import MANIFEST, FileEntry, file_entry
 
-__all__ = ["RECORD", "Progress", "Step", "StepRunner", "read_record"]
+__all__ = ["RECORD", "Progress", "Step", "StepRunner", "link", "put_in_place", "read_record", "work_directory"]
 
 RECORD = "build.json"
 Progress = Callable[[str, str], None]
@@ -59,7 +63,7 @@ class StepRunner:
             self.progress(name, "reuse")
             self.reused.append(name)
             for file in self.earlier[name]["files"]:
-                _link(self.finished / file, self.work / file)
+                link(self.finished / file, self.work / file)
             self._record(name, self.earlier[name])
         else:
             self.progress(name, "run")
@@ -119,10 +123,33 @@ def read_record(directory: Path) -> dict[str, Any]:
         return {}
 
 
-def _link(source: Path, destination: Path) -> None:
+def link(source: Path, destination: Path) -> None:
+    """Make `destination` the same file, or a copy where that cannot be."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     destination.unlink(missing_ok=True)
     try:
         os.link(source, destination)
     except OSError:
         shutil.copy2(source, destination)
+
+
+def work_directory(output: Path) -> Path:
+    """Where to write what becomes `output`.
+
+    Raises:
+        StorageError: something stands there that is no artifact.
+    """
+    if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise StorageError(f"{output} exists and is not an artifact", hint="choose another -o, or remove it")
+    return output.with_name(f"{output.name}.partial")
+
+
+def put_in_place(work: Path, output: Path) -> None:
+    """Rename `work` to `output`; what stood there is moved aside first and removed afterwards."""
+    with storage_errors(output):
+        old = output.with_name(f"{output.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if output.exists():
+            os.replace(output, old)
+        os.replace(work, output)
+        shutil.rmtree(old, ignore_errors=True)

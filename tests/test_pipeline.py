@@ -136,7 +136,7 @@ from retentive_export import pipeline
 class Job:  # three steps of small files in place of a model's
     version = 1
     def __init__(self, recipe, target, **rest): pass
-    def check(self): pass
+    makes_bundle = False
     def check(self): pass
     def steps(self):
         def step(name, *files):
@@ -148,6 +148,7 @@ class Job:  # three steps of small files in place of a model's
         return [step("one", "a", "b"), step("two", "c"), step("three", "d", "e")]
     def manifest(self, files, facts):
         class Manifest:
+            bundle = None
             def to_json(self): return json.dumps([sorted(files), facts])
         made = Manifest()
         made.files = files

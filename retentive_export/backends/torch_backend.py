@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from retentive_export.backends.base import DecoderInputs
-from retentive_export.errors import InputError, MissingExtraError, RecipeError
+from retentive_export.errors import DeviceError, InputError, MissingExtraError, RecipeError
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.manifest import Manifest, read_manifest, verify_files
 
@@ -67,10 +67,16 @@ class TorchBackend:
         if threads:
             torch.set_num_threads(threads)
         self._adapter = torch_decoder.load_adapter(self.manifest, self._device)
-        scales = torch_decoder.read_key_scales(directory, self.manifest)
+        if on_gpu and self.manifest.plan().geometry.latent_rows:
+            raise DeviceError(
+                f"device is {device!r}, and the artifact has latent rows, for which there is no CUDA kernel",
+                hint="--device cpu, or build with cache.rows.latent=null",
+            )
+        scales, bases = torch_decoder.read_constants(directory, self.manifest)
         self._inputs = {t.name: t for t in self.manifest.contract["decoder"] if t.role == "input"}
         self._loop = torch_decoder.DecodeLoop(
-            self._adapter, self.manifest, self._device, scales, cuda_graph=on_gpu if cuda_graph is None else cuda_graph
+            *(self._adapter, self.manifest, self._device, scales, bases),
+            cuda_graph=on_gpu if cuda_graph is None else cuda_graph,
         )
         self._vision: Any = None
 

@@ -9,16 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.errors import ArtifactError, DeviceError, RecipeError
 from retentive_export.models import ModelAdapter, load_model
+from retentive_export.ops.contract import OPS
 from retentive_export.ops.torch_ops import step_in_place
 from retentive_export.spec.manifest import Manifest
 from retentive_export.spec.recipe import parse_recipe
 from retentive_export.spec.sources import locate
 
-__all__ = ["DecodeLoop", "load_adapter", "open_device", "read_key_scales", "reference_convolutions"]
+__all__ = ["DecodeLoop", "load_adapter", "open_device", "read_constants", "reference_convolutions"]
 
 WARM_UP = 2
 """Decode steps before capture: libraries choose their kernels and allocate on first use, which a graph cannot hold."""
@@ -29,7 +31,7 @@ class DecodeLoop:
 
     Args:
         adapter: the model, on the device. manifest: of the artifact. device: "cpu" or a CUDA device.
-        key_scales: one [Hkv, D] float32 tensor per layer, with coarse rows.
+        key_scales: one [Hkv, D] float32 tensor per layer, with coarse rows. bases: one per layer, with latent rows.
         cuda_graph: capture the step of one token, and replay it; other steps are launched one operator at a time.
 
     `state[layer][name]` are the state's tensors: the same ones from the first step to the last.
@@ -41,6 +43,7 @@ class DecodeLoop:
         manifest: Manifest,
         device: torch.device,
         key_scales: list[Tensor] | None,
+        bases: list[LatentBasis] | None = None,
         *,
         cuda_graph: bool,
     ) -> None:
@@ -49,8 +52,13 @@ class DecodeLoop:
         self._decoder = adapter.decoder_module()
         self._contract = {t.name: t for t in manifest.contract["decoder"] if t.role == "input"}
         scales = None if key_scales is None else [scale.to(device) for scale in key_scales]
+        there = None if bases is None else [LatentBasis(*(x.to(device) for x in basis)) for basis in bases]
         self._loop = CacheLoop(
-            plan.geometry, plan.gate, plan.layers, key_scales=scales, step=step_in_place, device=device
+            *(plan.geometry, plan.gate, plan.layers),
+            key_scales=scales,
+            bases=there,
+            step=step_in_place,
+            device=device,
         )
         self._loop.reset()
         self.state = self._loop.state
@@ -170,8 +178,9 @@ def load_adapter(manifest: Manifest, device: torch.device) -> ModelAdapter:
     return adapter
 
 
-def read_key_scales(directory: Path, manifest: Manifest) -> list[Tensor] | None:
-    """The key scales [Hkv, D] float32 of every layer, which the exporter calibrated; None without coarse rows.
+def read_constants(directory: Path, manifest: Manifest) -> tuple[list[Tensor] | None, list[LatentBasis] | None]:
+    """Key scales [Hkv, D] float32 and latent bases of every layer, which the exporter calibrated; None for either
+    where the rows need none.
 
     Raises:
         ArtifactError: the graph does not hold them.
@@ -179,16 +188,24 @@ def read_key_scales(directory: Path, manifest: Manifest) -> list[Tensor] | None:
     import onnx_ir as ir
 
     plan = manifest.plan()
-    if not plan.geometry.coarse_rows:
-        return None
+    names = OPS["StateTransition"].constant_inputs(plan.geometry)  # it reads all of a layer's constants
+    if not names:
+        return None, None
     graph = ir.load(directory / next(iter(manifest.graphs.values()))).graph
-    named = (graph.initializers.get(f"{layer}.key_scale") for layer in range(plan.layers))
-    found = [value.const_value for value in named if value is not None and value.const_value is not None]
-    if len(found) != plan.layers:
+    initializers = graph.initializers
+    values = [initializers.get(f"{layer}.{name}") for layer in range(plan.layers) for name in names]
+    constants = [torch.from_numpy(v.const_value.numpy().copy()) for v in values if v is not None and v.const_value]
+    if len(constants) != plan.layers * len(names):
         raise ArtifactError(
-            f"the decoder graph holds key scales of {len(found)} layers, and the model has {plan.layers}"
+            f"the decoder graph holds {len(constants)} of {plan.layers * len(names)} constants ({', '.join(names)} of "
+            f"every layer)"
         )
-    return [torch.from_numpy(constant.numpy().copy()) for constant in found]
+    width = len(names)
+    layers = [dict(zip(names, constants[i * width : (i + 1) * width], strict=True)) for i in range(plan.layers)]
+    scales = [layer["key_scale"] for layer in layers] if "key_scale" in names else None
+    if "latent_encode" not in names:
+        return scales, None
+    return scales, [LatentBasis(*(layer[f"latent_{name}"] for name in LatentBasis._fields)) for layer in layers]
 
 
 @contextmanager

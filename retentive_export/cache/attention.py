@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retentive_export.cache import moments
+from retentive_export.cache import latent, moments
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.rows import sanitize, saturate, unpack_int4
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
@@ -28,11 +29,12 @@ class AttentionResult(NamedTuple):
     """What one layer's attention yields.
 
     output: [B, Hq, T, D], the query's dtype.
-    received: [B, Hkv, R + T] float32, attention received by each row and new token: mean over the group's heads, sum
-        over the queries with weights gain * decay ** (valid queries after this one).
-    surprise: [B, Hkv, R + T] float32, the same sum of -p log p, p = share of the attention to visual rows, over text
+    received: [B, H, R + T] float32, attention received by each row and new token: mean over the group's heads, sum
+        over the queries with weights gain * decay ** (valid queries after this one). H is Hkv, or with latent rows 1:
+        the mean over all heads.
+    surprise: [B, H, R + T] float32, the same sum of -p log p, p = share of the attention to visual rows, over text
         queries.
-    visual_entropy: [B, Hkv] float32 in [0, 1], mean over text queries of the visual entropy over its maximum.
+    visual_entropy: [B, H] float32 in [0, 1], mean over text queries of the visual entropy over its maximum.
     """
 
     output: Tensor
@@ -52,6 +54,7 @@ def retentive_attention(
     geometry: CacheGeometry,
     gate: GateConfig,
     scale: float,
+    basis: LatentBasis | None = None,
 ) -> AttentionResult:
     """Attention over the state before this step and the new tokens.
 
@@ -61,14 +64,15 @@ def retentive_attention(
             y * 65536 + x on the frame's grid.
         state: the tensors of `geometry.state()`.
         key_scale: [Hkv, D] float32, only with coarse rows.
-        scale: factor on q k^T.
+        scale: factor on q k^T. basis: only with latent rows.
     """
     batch, _, steps, dim = query.shape
     q = sanitize(query).reshape(batch, geometry.kv_heads, geometry.groups * steps, dim) * scale  # [B, Hkv, GT, D]
     k, v = (saturate(sanitize(x), x.dtype).float() for x in (key, value))  # as they will be stored
-    logits = _logits(q, k, token_meta, state, key_scale, geometry, gate)  # [B, Hkv, GT, R + T (+ 1)]
+    latents = _latents(state, geometry)
+    logits = _logits(q, k, token_meta, state, key_scale, latents, basis, geometry, gate)  # [B, Hkv, GT, R + T (+ 1)]
     probabilities = torch.softmax(logits, dim=-1)
-    output = _weighted_values(probabilities, q, v, state, geometry)  # [B, Hkv, GT, D]
+    output = _weighted_values(probabilities, q, v, state, latents, basis, geometry)  # [B, Hkv, GT, D]
     columns = geometry.rows + steps
     statistics = _statistics(probabilities[..., :columns], token_meta, state["row_meta"], geometry, gate)
     received, surprise, visual_entropy, query_entropy = statistics
@@ -88,6 +92,8 @@ def _logits(
     token_meta: Tensor,
     state: Mapping[str, Tensor],
     key_scale: Tensor | None,
+    latents: Tensor | None,
+    basis: LatentBasis | None,
     geometry: CacheGeometry,
     gate: GateConfig,
 ) -> Tensor:
@@ -105,6 +111,11 @@ def _logits(
         part = torch.matmul(q * key_scale[:, None, :], raw.transpose(-1, -2))
         local.append(part[..., : geometry.coarse_rows])
         memory.append(part[..., geometry.coarse_rows :])
+    if latents is not None:
+        assert basis is not None
+        part = latent.logits(q, latents, basis)
+        local.append(part[..., : geometry.latent_rows])
+        memory.append(part[..., geometry.latent_rows :])
     rows = torch.cat([*local, *memory], dim=-1).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # [B, Hkv, GT, R]
     rows = rows + _row_bias(state, geometry, gate).unsqueeze(2)
     fresh = torch.matmul(q, k.transpose(-1, -2)).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # [B, Hkv, GT, T]
@@ -115,8 +126,16 @@ def _logits(
     return torch.cat(parts, dim=-1)
 
 
+def _latents(state: Mapping[str, Tensor], geometry: CacheGeometry) -> Tensor | None:
+    """Latents of the local rows, then of the memory's: [B, 1, Z (+ M), r] float32; None where there are none."""
+    if not geometry.latent_rows:
+        return None
+    local = latent.latents_of(state["latent_codes"])
+    return torch.cat([local, state["memory_latents"].float()], dim=2) if geometry.memory_rows else local
+
+
 def _row_bias(state: Mapping[str, Tensor], geometry: CacheGeometry, gate: GateConfig) -> Tensor:
-    """[B, Hkv, R]: 0 for a local row, log-mass + beta for a memory row, -1e30 for an empty row."""
+    """[B, H, R], H as in the result: 0 for a local row, log-mass + beta for a memory row, -1e30 for an empty row."""
     empty = state["row_meta"][..., 0] < 0
     if not geometry.memory_rows:
         return torch.where(empty, MASKED, 0.0)
@@ -136,21 +155,32 @@ def _causal_bias(token_meta: Tensor, groups: int) -> Tensor:
 
 
 def _weighted_values(
-    probabilities: Tensor, q: Tensor, v: Tensor, state: Mapping[str, Tensor], geometry: CacheGeometry
+    probabilities: Tensor,
+    q: Tensor,
+    v: Tensor,
+    state: Mapping[str, Tensor],
+    latents: Tensor | None,
+    basis: LatentBasis | None,
+    geometry: CacheGeometry,
 ) -> Tensor:
     """Sum of values by probability, [B, Hkv, GT, D] float32."""
-    x, c, r = geometry.exact_rows, geometry.local_rows, geometry.rows
+    x, y = geometry.exact_rows, geometry.exact_rows + geometry.coarse_rows
+    c, r = geometry.local_rows, geometry.rows
     steps = v.shape[2]
     output = torch.matmul(probabilities[..., r : r + steps], v)
-    in_exact = geometry.memory_store == "exact"
+    memory = dict.fromkeys(("exact", "coarse", "latent"), (0, 0)) | {geometry.memory_store: (c, r)}
     if geometry.exact_store_rows:
-        part = _columns(probabilities, (0, x), (c, r) if in_exact else (0, 0))
+        part = _columns(probabilities, (0, x), memory["exact"])
         output = output + torch.matmul(part, state["value_rows"].float())
     if geometry.coarse_store_rows:
-        part = _columns(probabilities, (x, c), (0, 0) if in_exact else (c, r))
+        part = _columns(probabilities, (x, y), memory["coarse"])
         codes = state["value_codes"]
         raw = unpack_int4(codes) if codes.dtype == torch.uint8 else codes.float()
         output = output + torch.matmul(part * state["value_scale"].unsqueeze(2), raw)
+    if latents is not None:
+        assert basis is not None
+        part = _columns(probabilities, (y, c), memory["latent"])
+        output = output + latent.weighted_values(part, latents, basis)
     if geometry.readout == "moments":
         output = output + probabilities[..., -1:] * moments.value(q, state)
     return output
@@ -165,17 +195,17 @@ def _columns(x: Tensor, first: tuple[int, int], second: tuple[int, int]) -> Tens
 def _statistics(
     probabilities: Tensor, token_meta: Tensor, row_meta: Tensor, geometry: CacheGeometry, gate: GateConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """received, surprise [B, Hkv, R + T], visual entropy [B, Hkv] and per query [B, Hkv, GT, 1]."""
+    """received, surprise [B, H, R + T], visual entropy [B, H] and per query [B, Hkv, GT, 1]."""
     valid = (token_meta[..., 0] >= 0).float()  # [B, T]
     text = valid * (token_meta[..., 1] < 0).float()
     later = valid.sum(dim=1, keepdim=True) - valid.cumsum(dim=1)  # valid queries after this one
     received = _over_queries(probabilities, valid * _power(gate.importance_decay, later), geometry.groups)
 
-    fresh_cells = token_meta[..., 1].unsqueeze(1).expand(-1, geometry.kv_heads, -1)
-    fresh_positions = token_meta[..., 0].unsqueeze(1).expand(-1, geometry.kv_heads, -1)
+    fresh_cells = token_meta[..., 1].unsqueeze(1).expand(-1, geometry.row_heads, -1)
+    fresh_positions = token_meta[..., 0].unsqueeze(1).expand(-1, geometry.row_heads, -1)
     cells = torch.cat([row_meta[..., 1], fresh_cells], dim=-1)
     positions = torch.cat([row_meta[..., 0], fresh_positions], dim=-1)
-    visual = ((cells >= 0) & (positions >= 0)).float().unsqueeze(2)  # [B, Hkv, 1, R + T]
+    visual = ((cells >= 0) & (positions >= 0)).float().unsqueeze(2)  # [B, H, 1, R + T]
     share = probabilities * visual
     share = share / share.sum(dim=-1, keepdim=True).clamp(min=TINY)
     terms = -share * torch.log(share.clamp(min=TINY))
@@ -189,6 +219,8 @@ def _statistics(
     query_entropy = terms.sum(dim=-1, keepdim=True) / largest  # [B, Hkv, GT, 1]
     count = text.sum(dim=1)[:, None, None].clamp(min=1.0)
     visual_entropy = (_over_queries(query_entropy, text, geometry.groups) / count).squeeze(-1)
+    if geometry.row_heads < geometry.kv_heads:
+        received, surprise, visual_entropy = (x.mean(dim=1, keepdim=True) for x in (received, surprise, visual_entropy))
     return received * gate.importance_gain, surprise * gate.entropy_gain, visual_entropy, query_entropy
 
 

@@ -16,9 +16,22 @@ from retentive_export.cache.attention import TINY, AttentionResult
 from retentive_export.cache.rows import gather_rows
 from retentive_export.spec.gate import GateConfig, SigmoidGate
 from retentive_export.spec.geometry import CacheGeometry
+from retentive_export.spec.layout import CELL_STRIDE
 
-__all__ = ["GateDecision", "RowStatistics", "entropy_gate", "lowest", "recency_score", "retention_score"]
+__all__ = [
+    "GateDecision",
+    "RowStatistics",
+    "coverage_score",
+    "entropy_gate",
+    "lowest",
+    "recency_score",
+    "retention_score",
+]
 
+ONE = 65536
+GOLDEN = 40503  # golden ratio - 1, in units of 1 / ONE
+PLASTIC = (49472, 37345)  # the two-dimensional golden ratio's lattice: 1 / p and 1 / p^2, p^3 = p + 1
+STAGGER = 25033
 PROTECTED = 1e30
 EMPTY = -1e30
 
@@ -26,11 +39,13 @@ EMPTY = -1e30
 class GateDecision(NamedTuple):
     """What the gate decides.
 
-    victims: [B, Hkv, L, T] int64, per local tier the row that each new token replaces, in the layer's row index space:
+    victims: [B, H, L, T] int64, per local tier the row that each new token replaces, in the layer's row index space:
         of the T worst rows the real tokens take the worst ones, worst first, and padding is given the others.
-    importance, entropy: [B, Hkv, C + T] float32, updated statistics of the local rows and of the new tokens; zeros
+    importance, entropy: [B, H, C + T] float32, updated statistics of the local rows and of the new tokens; zeros
         where the geometry does not track them.
-    absorption: [B, Hkv, T] float32, a_i of the last tier's victims. retention: [B, Hkv] float32, h.
+    absorption: [B, H, T] float32, a_i of the last tier's victims. retention: [B, H] float32, h.
+
+    H is Hkv, or with latent rows 1 (`CacheGeometry.row_heads`).
     """
 
     victims: Tensor
@@ -104,14 +119,27 @@ def entropy_gate(
 
 
 def _default_score(gate: GateConfig) -> Callable[[RowStatistics], Tensor]:
-    if gate.score == "recency":
-        return recency_score
+    if gate.score != "retention":
+        return recency_score if gate.score == "recency" else coverage_score
     return lambda statistics: retention_score(statistics, gate.lambda_)
 
 
 def recency_score(statistics: RowStatistics) -> Tensor:
     """The position [B, Hkv, C], counted from the newest token so that float32 stays exact however long the run."""
     return (statistics.position - statistics.end[:, None, None]).float()
+
+
+def coverage_score(statistics: RowStatistics) -> Tensor:
+    """A fixed priority [B, Hkv, C] in [0, 1) by cell, or for text by position: those above any threshold lie evenly.
+
+    Lattices of fractional parts in 16-bit integers: exact at any position, on every device.
+    """
+    position, cell = (x.to(torch.int64).clamp(min=0) for x in (statistics.position, statistics.cell))
+    y = torch.div(cell, CELL_STRIDE, rounding_mode="floor")
+    visual = y * PLASTIC[0] + torch.remainder(cell, CELL_STRIDE) * PLASTIC[1]
+    place = torch.where(statistics.cell >= 0, visual, torch.remainder(position, ONE) * GOLDEN)
+    heads = torch.arange(position.shape[1], device=position.device).view(1, -1, 1)
+    return torch.remainder(place + heads * STAGGER, ONE).float() / ONE
 
 
 def retention_score(statistics: RowStatistics, lambda_: float) -> Tensor:

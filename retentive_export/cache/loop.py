@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retentive_export.cache.gate import RowStatistics
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.step import empty_state, layer_step
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
@@ -23,6 +24,7 @@ class CacheLoop:
         geometry, gate: one for all layers.
         layers: number of attention layers.
         key_scales: one [Hkv, D] float32 tensor per layer, needed with coarse rows.
+        bases: one per layer, needed with latent rows.
         score: a policy's score; None for the entropy gate's own.
         step: `cache.step.layer_step` (reference) or `ops.torch_ops.layer_step` (one operator node per call, for
             tracing).
@@ -37,12 +39,13 @@ class CacheLoop:
         layers: int,
         *,
         key_scales: Sequence[Tensor] | None = None,
+        bases: Sequence[LatentBasis] | None = None,
         score: Callable[[RowStatistics], Tensor] | None = None,
         step: Callable[..., tuple[Tensor, dict[str, Tensor]]] = layer_step,
         device: torch.device | str = "cpu",
     ) -> None:
         self.geometry, self.gate, self.score, self.step = geometry, gate, score, step
-        self.key_scales = key_scales
+        self.key_scales, self.bases = key_scales, bases
         self.device = device
         self.layers = layers
         self.token_meta: Tensor | None = None
@@ -67,6 +70,8 @@ class CacheLoop:
         if self.token_meta is None:
             raise RuntimeError("token_meta is not set: it must hold (position, cell) of the step's tokens")
         extra: dict[str, Any] = {} if self.score is None else {"score": self.score}
+        if self.bases is not None:
+            extra["basis"] = self.bases[layer_index]
         output, self.state[layer_index] = self.step(
             query,
             key,

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from retentive_export.cache import latent
 from retentive_export.cache.gate import GateDecision
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.rows import dequantize
 from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.layout import CELL_STRIDE
@@ -24,12 +26,11 @@ TINY = 1e-30
 
 
 class MergedMemory(NamedTuple):
-    """Memory after absorption: rows [B, Hkv, M] int64 of its store; key, value [B, Hkv, M, D] float32;
-    mass [B, Hkv, M] float32; meta [B, Hkv, M, 2] int32."""
+    """Memory after absorption: rows [B, H, M] int64 of its store; content: key and value [B, Hkv, M, D] float32, or
+    latents [B, 1, M, r]; mass [B, H, M] float32; meta [B, H, M, 2] int32. H is Hkv, or with latents 1."""
 
     rows: Tensor
-    key: Tensor
-    value: Tensor
+    content: tuple[Tensor, ...]
     mass: Tensor
     meta: Tensor
 
@@ -37,48 +38,55 @@ class MergedMemory(NamedTuple):
 def absorb(
     state: Mapping[str, Tensor],
     key_scale: Tensor | None,
-    keys: Tensor,
-    values: Tensor,
+    content: tuple[Tensor, ...],
     meta: Tensor,
     decision: GateDecision,
     geometry: CacheGeometry,
+    basis: LatentBasis | None = None,
 ) -> MergedMemory:
     """Merge T tokens into M rows.
 
-    keys, values: [B, Hkv, T, D] float32. meta: [B, Hkv, T, 2] int32, position < 0 where there is none.
+    content: key and value [B, Hkv, T, D] float32, or latents [B, 1, T, r]. meta: [B, H, T, 2] int32, position < 0
+    where there is none. basis: with latents.
     """
-    old_keys, old_values = memory_rows(state, key_scale, geometry)
+    old = (state["memory_latents"].float(),) if basis else memory_rows(state, key_scale, geometry)
     old_mass = state["memory_mass"]
     old_meta = state["row_meta"][:, :, geometry.local_rows :]
     occupied = (old_meta[..., 0] >= 0) & (old_mass > 0)
-    target, taken = route(keys, meta, old_keys, occupied, geometry)
-    slots = torch.arange(geometry.memory_rows, device=keys.device)
-    hit = (target.unsqueeze(-1) == slots) & taken.unsqueeze(-1)  # [B, Hkv, T, M]
+    target, taken = route(_routed_keys(content, basis), meta, _routed_keys(old, basis), occupied, geometry)
+    slots = torch.arange(geometry.memory_rows, device=meta.device)
+    hit = (target.unsqueeze(-1) == slots) & taken.unsqueeze(-1)  # [B, H, T, M]
     weight = hit.float() * decision.absorption.unsqueeze(-1)
-    added = weight.sum(dim=2)  # [B, Hkv, M]
+    added = weight.sum(dim=2)  # [B, H, M]
     kept = torch.where(occupied, old_mass, 0.0) * decision.retention.unsqueeze(-1)
     touched = added > 0
     mass = torch.where(touched, kept + added, old_mass)
-    mix = weight.transpose(-1, -2)  # [B, Hkv, M, T]
+    mix = weight.transpose(-1, -2)  # [B, H, M, T]
     total = (kept + added).clamp(min=TINY).unsqueeze(-1)
-    key = torch.where(
-        touched.unsqueeze(-1), (old_keys * kept.unsqueeze(-1) + torch.matmul(mix, keys)) / total, old_keys
+    merged = tuple(
+        torch.where(touched.unsqueeze(-1), (had * kept.unsqueeze(-1) + torch.matmul(mix, new)) / total, had)
+        for had, new in zip(old, content, strict=True)
     )
-    value = torch.where(
-        touched.unsqueeze(-1), (old_values * kept.unsqueeze(-1) + torch.matmul(mix, values)) / total, old_values
-    )
-    newest = torch.where(hit, meta[..., 0].unsqueeze(-1), -1).amax(dim=2)  # [B, Hkv, M]
+    newest = torch.where(hit, meta[..., 0].unsqueeze(-1), -1).amax(dim=2)  # [B, H, M]
     position = torch.where(touched, torch.maximum(newest, old_meta[..., 0]), old_meta[..., 0])
-    cell = torch.where(touched, anchors(geometry, keys.device), old_meta[..., 1])
-    offset = geometry.exact_rows if geometry.memory_store == "exact" else geometry.coarse_rows
+    cell = torch.where(touched, anchors(geometry, meta.device), old_meta[..., 1])
+    offset = {"exact": geometry.exact_rows, "coarse": geometry.coarse_rows, "latent": 0}[geometry.memory_store]
     rows = (slots + offset).expand(*old_mass.shape)
-    return MergedMemory(rows, key, value, mass, torch.stack([position, cell], dim=-1).to(torch.int32))
+    return MergedMemory(rows, merged, mass, torch.stack([position, cell], dim=-1).to(torch.int32))
+
+
+def _routed_keys(content: tuple[Tensor, ...], basis: LatentBasis | None) -> Tensor:
+    """The keys by which text finds its row: [B, Hkv, N, D], or of all heads side by side [B, 1, N, Hkv * D]."""
+    if basis is None:
+        return content[0]
+    keys, _ = latent.decode(content[0], basis)
+    return keys.transpose(1, 2).flatten(2).unsqueeze(1)
 
 
 def memory_rows(
     state: Mapping[str, Tensor], key_scale: Tensor | None, geometry: CacheGeometry
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values of the memory rows, [B, Hkv, M, D] float32."""
+    """Keys and values of the memory rows in the exact or the coarse store, [B, Hkv, M, D] float32."""
     if geometry.memory_store == "exact":
         first = geometry.exact_rows
         return state["key_rows"][:, :, first:].float(), state["value_rows"][:, :, first:].float()

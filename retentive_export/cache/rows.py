@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "LEVELS",
+    "LIMIT",
     "dequantize",
     "gather_rows",
     "pack_int4",
@@ -75,14 +77,21 @@ def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """rows [B, H, R, ...], index [B, H, T] int64 -> [B, H, T, ...] (trailing dims at most one)."""
+    """rows [B, H, R, ...], index [B, H or 1, T] int64 -> [B, H, T, ...] (trailing dims at most one)."""
+    index = _for_heads(rows, index)
     if rows.dim() == 4:
         index = index.unsqueeze(-1).expand(-1, -1, -1, rows.shape[-1])
     return torch.gather(rows, 2, index)
 
 
 def scatter_rows(rows: Tensor, index: Tensor, updates: Tensor) -> Tensor:
-    """Copy of rows [B, H, R, ...] in which row index[t] is updates[t]; indices must not repeat within a head."""
+    """Copy of rows [B, H, R, ...] in which row index[t] is updates[t]; index [B, H or 1, T], none twice in a head."""
+    index = _for_heads(rows, index)
     if rows.dim() == 4:
         index = index.unsqueeze(-1).expand(-1, -1, -1, rows.shape[-1])
     return torch.scatter(rows, 2, index, saturate(updates, rows.dtype))
+
+
+def _for_heads(rows: Tensor, index: Tensor) -> Tensor:
+    """The index for every head of `rows`, where it holds one for all."""
+    return index if index.shape[1] == rows.shape[1] else index.expand(-1, rows.shape[1], -1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from retentive_export.cache.attention import retentive_attention
 from retentive_export.cache.gate import RowStatistics, entropy_gate
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.transition import state_transition
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
@@ -46,11 +47,12 @@ def layer_step(
     gate: GateConfig,
     scale: float,
     score: Callable[[RowStatistics], Tensor] | None = None,
+    basis: LatentBasis | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Output [B, Hq, T, D] and the state after the step; arguments as in the three functions it calls."""
     attention = retentive_attention(
-        query, key, value, token_meta, state, key_scale, geometry=geometry, gate=gate, scale=scale
+        query, key, value, token_meta, state, key_scale, geometry=geometry, gate=gate, scale=scale, basis=basis
     )
     decision = entropy_gate(attention, token_meta, state, key_scale, geometry=geometry, gate=gate, score=score)
-    after = state_transition(decision, key, value, token_meta, state, key_scale, geometry=geometry)
+    after = state_transition(decision, key, value, token_meta, state, key_scale, geometry=geometry, basis=basis)
     return attention.output, after

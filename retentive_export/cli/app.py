@@ -10,7 +10,10 @@ import click
 from retentive_export.cli.artifacts import inspect
 from retentive_export.cli.bench import bench
 from retentive_export.cli.build import build
+from retentive_export.cli.calibrate import calibrate
 from retentive_export.cli.doctor import doctor
+from retentive_export.cli.eval import evaluate
+from retentive_export.cli.finish import finish
 from retentive_export.cli.plan import plan
 from retentive_export.cli.recipes import recipes, targets
 from retentive_export.cli.run import run
@@ -64,5 +67,5 @@ def main(debug: bool) -> None:
     """
 
 
-for _command in (build, plan, run, inspect, validate, bench, recipes, targets, doctor):
+for _command in (build, finish, calibrate, plan, run, inspect, validate, evaluate, bench, recipes, targets, doctor):
     main.add_command(_command)

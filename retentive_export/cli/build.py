@@ -35,6 +35,11 @@ __all__ = ["build"]
     type=click.Path(path_type=Path),
     help="libretentive_plugins.so, for targets with engines.  [default: the package's own build]",
 )
+@click.option("--bundle", is_flag=True, help="Make a bundle even where this machine is the target.")
+@click.option("--archive", is_flag=True, help="Write the bundle as one file too, OUTPUT.tar.zst.")
+@click.option(
+    "--sign", "sign_key", type=click.Path(path_type=Path), help="Private key (ed25519, PEM) to sign the bundle with."
+)
 @click.option("--dry-run", is_flag=True, help="Read the model, print what would be made, write nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Progress lines on stderr where it is no terminal.")
 @json_option
@@ -45,6 +50,9 @@ def build(
     output: Path | None,
     overrides: tuple[str, ...],
     plugin_library: Path | None,
+    bundle: bool,
+    archive: bool,
+    sign_key: Path | None,
     dry_run: bool,
     verbose: bool,
     as_json: bool,
@@ -53,7 +61,8 @@ def build(
 
     RECIPE_OR_MODEL is a recipe's name, a .yaml file, a directory with a Hugging Face model, or a hub id. A model
     without a recipe gets the defaults; a vision-language model then needs --set model.frame=[HEIGHT,WIDTH]. A
-    repeated build reuses finished steps.
+    repeated build reuses finished steps. For a target whose engines are built on the device, on any other machine the
+    result is a deployment bundle, which `finish` completes there.
     """
     from retentive_export import pipeline, report
     from retentive_export.cli.progress import build_progress
@@ -79,6 +88,9 @@ def build(
             output,
             plugin_library=plugin_library,
             targets_file=targets_file,
+            bundle=bundle,
+            archive=archive,
+            sign_key=sign_key,
             progress=progress,
         )
     if as_json:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,18 +107,11 @@ def _write(result: ValidationReport, folder: Path | None, markdown: Path | None,
     from retentive_export import report
     from retentive_export.spec.files import atomic_file
 
-    page, text = report.validation_html, report.validation_markdown
-    files: list[tuple[Path, Callable[[ValidationReport], str]]] = []
-    if folder is not None:
-        files += [(folder / "validation.json", _json), (folder / "validation.md", text)]
-        files += [(folder / "validation.html", page)]
-    files += [(path, make) for path, make in ((markdown, text), (html, page)) if path is not None]
-    for path, make in files:
+    texts = report.validation_files(result)
+    files = [(folder / name, text) for name, text in texts.items()] if folder is not None else []
+    files += [
+        (path, texts[f"validation.{kind}"]) for path, kind in ((markdown, "md"), (html, "html")) if path is not None
+    ]
+    for path, text in files:
         with atomic_file(path) as stream:
-            stream.write(make(result).encode())
-
-
-def _json(result: ValidationReport) -> str:
-    from retentive_export import report
-
-    return json.dumps(report.validation_data(result), indent=1, allow_nan=False) + "\n"
+            stream.write(text.encode())

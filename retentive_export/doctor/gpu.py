@@ -9,7 +9,7 @@ from retentive_export.doctor.system import System
 from retentive_export.doctor.versions import numbers
 from retentive_export.spec.targets import Target
 
-__all__ = ["compilers", "cuda", "driver", "gpu"]
+__all__ = ["compilers", "cuda", "cuda_version", "driver", "gpu"]
 
 _OLDEST_CUDA = (12, 6)
 _OLDEST_CMAKE = (3, 22)
@@ -42,16 +42,23 @@ def gpu(system: System, target: Target | None) -> Finding:
 
 def cuda(system: System, target: Target | None) -> Finding:
     """The newest CUDA that the driver can run, or the toolkit's where the driver does not say."""
-    match = re.search(r"CUDA Version:\s*([\d.]+)", system.run("nvidia-smi") or "")
-    toolkit = _toolkit(system)
-    if match is None and toolkit is None:
+    found = cuda_version(system)
+    if found is None:
         return fail("cuda", "neither nvidia-smi nor a toolkit says a version", "install CUDA 12.6 or later")
-    version = match[1] if match else str(toolkit)
-    seen = f"{version} (driver)" if match else f"{version} (toolkit)"
+    version, seen = found[0], f"{found[0]} ({found[1]})"
     if numbers(version) < _OLDEST_CUDA:
         oldest = ".".join(str(part) for part in _OLDEST_CUDA)
         return fail("cuda", f"{seen}, older than {oldest}", f"install a driver for CUDA {oldest} or later")
     return ok("cuda", seen)
+
+
+def cuda_version(system: System) -> tuple[str, str] | None:
+    """(version, "driver" or "toolkit"): the newest CUDA that the driver can run, else the toolkit's."""
+    match = re.search(r"CUDA Version:\s*([\d.]+)", system.run("nvidia-smi") or "")
+    if match:
+        return match[1], "driver"
+    toolkit = _toolkit(system)
+    return (toolkit, "toolkit") if toolkit else None
 
 
 def _toolkit(system: System) -> str | None:

@@ -10,7 +10,7 @@ from retentive_export.doctor.system import System
 from retentive_export.doctor.versions import numbers
 from retentive_export.spec.targets import Target
 
-__all__ = ["builder_resource", "tensorrt", "tensorrt_rtx"]
+__all__ = ["builder_resource", "tensorrt", "tensorrt_rtx", "tensorrt_version"]
 
 _TRT, _RTX = VENDORS["tensorrt"], VENDORS["tensorrt_rtx"]
 _RESOURCE_PER_SM = (10, 16)
@@ -20,7 +20,7 @@ _WHEELS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 def tensorrt(system: System, target: Target | None) -> Finding:
     """Version, and whether Python can import it."""
-    version = _version(system)
+    version = tensorrt_version(system)
     jetson = bool(target and target.is_jetson)
     install = "sudo apt install nvidia-jetpack" if jetson else "pip install 'retentive-export[tensorrt]'"
     if version is None:
@@ -42,7 +42,7 @@ def _oldest_of_major(target: Target, version: tuple[int, ...]) -> tuple[int, ...
     return min((one for one in known if one[:1] == version[:1]), default=None)
 
 
-def _version(system: System) -> str | None:
+def tensorrt_version(system: System) -> str | None:
     """From the wheel, else from the library's file name."""
     if found := system.package(*_WHEELS):
         return found[1]
@@ -57,7 +57,7 @@ def _of_file(path: Path) -> str:
 
 def builder_resource(system: System, target: Target | None) -> Finding | None:
     """The library with the kernels that the builder chooses from. None where there is no TensorRT at all."""
-    version = _version(system)
+    version = tensorrt_version(system)
     if version is None:
         return None
     sm = _resource_sm(system, target)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.cache.step import TORCH_DTYPES, empty_state
 from retentive_export.errors import ExportError
@@ -93,6 +94,7 @@ class DecoderGraph:
     layers: int
     inputs: DecoderInputs
     key_scales: Sequence[Tensor] | None = None
+    bases: Sequence[LatentBasis] | None = None
     names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,12 +112,17 @@ class _Traced(nn.Module):
         self.decoder = graph.decoder
         for index, scale in enumerate(graph.key_scales or ()):
             self.register_buffer(f"key_scale_{index}", scale, persistent=False)
+        for index, basis in enumerate(graph.bases or ()):
+            for name, tensor in basis._asdict().items():
+                self.register_buffer(f"latent_{name}_{index}", tensor, persistent=False)
 
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
         graph = self.graph
         named = dict(zip(graph.names, flat, strict=False))
         scales = [getattr(self, f"key_scale_{i}") for i in range(graph.layers)] if graph.key_scales else None
-        loop = CacheLoop(graph.geometry, graph.gate, graph.layers, key_scales=scales, step=layer_step)
+        loop = CacheLoop(
+            graph.geometry, graph.gate, graph.layers, key_scales=scales, bases=self._bases(), step=layer_step
+        )
         loop.token_meta = named["token_meta"]
         loop.load(flat[len(graph.names) :])
         visual = named.get("visual_embeds")
@@ -129,6 +136,13 @@ class _Traced(nn.Module):
             loop=loop,
         )
         return (logits.float(), *loop.flat())
+
+    def _bases(self) -> list[LatentBasis] | None:
+        """The bases of all layers, from this module's buffers."""
+        if not self.graph.bases:
+            return None
+        names = [f"latent_{name}" for name in LatentBasis._fields]
+        return [LatentBasis(*(getattr(self, f"{n}_{i}") for n in names)) for i in range(self.graph.layers)]
 
 
 def decoder_model(graph: DecoderGraph) -> ir.Model:

@@ -28,7 +28,7 @@ def golden_run(
     graph: DecoderGraph, stream: TokenStream, sample: Sample, features: tuple[Any, Any], steps: int
 ) -> dict[str, Array]:
     """Prefill the stream in chunks, then decode `steps` tokens greedily."""
-    loop = CacheLoop(graph.geometry, graph.gate, graph.layers, key_scales=graph.key_scales)
+    loop = CacheLoop(graph.geometry, graph.gate, graph.layers, key_scales=graph.key_scales, bases=graph.bases)
     loop.reset()
     run = ReferenceRun(graph, loop, *features)
     logits: list[Array] = []

@@ -14,7 +14,7 @@ from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.layout import VisionLayout
 
-__all__ = ["Sample", "TokenStream", "load_samples", "token_stream"]
+__all__ = ["Sample", "TokenStream", "load_samples", "read_picture", "token_stream"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,14 @@ class Sample:
 @dataclass(frozen=True, kw_only=True)
 class TokenStream:
     """Tokens as the decoder takes them. input_ids [n] int64; token_meta [n, 2] int32; position_ids [axes, n] int64;
-    visual_rows [n] int64: row of the frame's visual embeddings, -1 for a text token."""
+    visual_rows [n] int64: row of the frame's visual embeddings, -1 for a text token; answers [n] bool: part of an
+    answer or of what closes it, None where that is not known."""
 
     input_ids: Array
     token_meta: Array
     position_ids: Array
     visual_rows: Array
+    answers: Array | None = None
 
     def extended(self, token: int) -> TokenStream:
         """The stream with one more text token."""
@@ -70,7 +72,7 @@ def load_samples(directory: Path, frame: tuple[int, int] | None) -> list[Sample]
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         samples = [
             Sample(
-                picture=_picture(directory / line["picture"], frame) if frame and line.get("picture") else None,
+                picture=read_picture(directory / line["picture"], frame) if frame and line.get("picture") else None,
                 turns=tuple((str(turn["question"]), str(turn["answer"])) for turn in line["dialogue"]),
             )
             for line in lines
@@ -82,23 +84,27 @@ def load_samples(directory: Path, frame: tuple[int, int] | None) -> list[Sample]
     return samples
 
 
-def _picture(path: Path, frame: tuple[int, int]) -> Array:
+def read_picture(path: Path, frame: tuple[int, int]) -> Array:
+    """A picture file as uint8 [H, W, 3], resized to `frame` (height, width)."""
     from PIL import Image
 
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((frame[1], frame[0])), np.uint8)
 
 
-def token_stream(adapter: ModelAdapter, layout: VisionLayout | None, sample: Sample, turns: int) -> TokenStream:
-    """Tokens of a sample's first `turns` turns, the last one's answer left open."""
-    pieces = list(_pieces(adapter, sample, turns))
+def token_stream(
+    adapter: ModelAdapter, layout: VisionLayout | None, sample: Sample, turns: int, *, closed: bool = False
+) -> TokenStream:
+    """Tokens of a sample's first `turns` turns, the last one's answer left open unless `closed`."""
+    pieces = list(_pieces(adapter, sample, turns, closed))
     axes = layout.position_axes if layout else 1
     ids: list[int] = []
     cells: list[int] = []
     rows: list[int] = []
     positions: list[Array] = []
     base = 0
-    for piece in pieces:
+    answers: list[bool] = []
+    for piece, is_answer in pieces:
         if piece is None:
             assert layout is not None
             ids += layout.block_ids
@@ -107,7 +113,9 @@ def token_stream(adapter: ModelAdapter, layout: VisionLayout | None, sample: Sam
             rows += [-1 if c is None else next(visual) for c in layout.block_cells]
             positions.append(base + np.asarray(layout.position_offsets, np.int64))
             base += layout.position_advance
+            answers += [False] * len(layout.block_ids)
         else:
+            answers += [is_answer] * len(piece)
             ids += piece
             cells += [-1] * len(piece)
             rows += [-1] * len(piece)
@@ -118,10 +126,12 @@ def token_stream(adapter: ModelAdapter, layout: VisionLayout | None, sample: Sam
         token_meta=np.stack([np.arange(len(ids)), cells], axis=-1).astype(np.int32),
         position_ids=np.concatenate(positions, axis=1).astype(np.int64),
         visual_rows=np.asarray(rows, np.int64),
+        answers=np.asarray(answers, bool),
     )
 
 
-def _pieces(adapter: ModelAdapter, sample: Sample, turns: int) -> Iterator[list[int] | None]:
+def _pieces(adapter: ModelAdapter, sample: Sample, turns: int, closed: bool) -> Iterator[tuple[list[int] | None, bool]]:
+    """Token ids, None for a frame's block, and whether they are an answer."""
     dialogue = adapter.dialogue_layout()
 
     def encode(text: str) -> list[int]:
@@ -129,9 +139,9 @@ def _pieces(adapter: ModelAdapter, sample: Sample, turns: int) -> Iterator[list[
         return ids
 
     if dialogue.prefix:
-        yield dialogue.prefix
+        yield dialogue.prefix, False
     for index, (question, answer) in enumerate(sample.turns[:turns]):
         frames = int(index == 0 and sample.picture is not None)
-        yield from dialogue.user_turn(encode, question, frames=frames)
-        if index + 1 < min(turns, len(sample.turns)):
-            yield encode(answer) + dialogue.assistant_close
+        yield from ((piece, False) for piece in dialogue.user_turn(encode, question, frames=frames))
+        if closed or index + 1 < min(turns, len(sample.turns)):
+            yield encode(answer) + dialogue.assistant_close, True

@@ -68,8 +68,8 @@ class ReferenceRun:
     ) -> None:
         self.graph, self.loop, self.visual, self.deep = graph, loop, visual, deep
 
-    def step(self, stream: TokenStream, part: slice) -> Tensor:
-        """Logits [1, 1, vocab] float32 after the tokens `stream[part]`."""
+    def step(self, stream: TokenStream, part: slice, *, last_only: bool = True) -> Tensor:
+        """Logits [1, 1, vocab] float32 after the tokens `stream[part]`, or after each of them [1, T, vocab]."""
         inputs = self.inputs(stream, part)
         if isinstance(self.loop, CacheLoop):
             self.loop.token_meta = torch.from_numpy(inputs["token_meta"])
@@ -84,7 +84,7 @@ class ReferenceRun:
                 deep=deep,
                 is_visual=None if visual is None else named["token_meta"][..., 1] >= 0,
                 position_ids=named["position_ids"],
-                last_only=True,
+                last_only=last_only,
                 loop=self.loop,  # type: ignore[arg-type]
             )
         return logits.float()

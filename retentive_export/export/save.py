@@ -14,7 +14,7 @@ from retentive_export.export.passes.onnxruntime_flavour import onnxruntime_flavo
 from retentive_export.spec.files import storage_errors
 from retentive_export.spec.manifest import TensorContract
 
-__all__ = ["contract_of", "save_flavours", "save_graph", "save_quantised"]
+__all__ = ["contract_of", "save_alone", "save_flavours", "save_graph", "save_quantised"]
 
 EXTERNAL_FROM = 1024
 """Tensors of at least this many bytes go to the external file."""
@@ -29,6 +29,12 @@ def save_graph(model: ir.Model, path: Path) -> None:
     with storage_errors(path):
         ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=EXTERNAL_FROM)
     _check(path)
+
+
+def save_alone(model: ir.Model, directory: Path, stem: str) -> dict[str, str]:
+    """Write the ONNX Runtime flavour alone, of a graph that has no plugins; flavour -> file name."""
+    save_graph(onnxruntime_flavour(model), directory / f"{stem}.onnx")
+    return {"onnxruntime": f"{stem}.onnx"}
 
 
 def save_quantised(model: ir.Model, directory: Path, stem: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from retentive_export.errors import ModelError, ModelNotSupportedError
 from retentive_export.models.attention import check_attention_supported
@@ -75,6 +75,11 @@ class ModelAdapter(ABC):
         """The decoder layers."""
         layers: nn.ModuleList = self.text_model.layers
         return layers
+
+    def output_projection(self, layer: int) -> Tensor:
+        """Weight [hidden, Hq D] behind a decoder layer's attention."""
+        weight: Tensor = self.layers[layer].self_attn.o_proj.weight  # type: ignore[union-attr, assignment]
+        return weight
 
     @property
     def config(self) -> Any:

@@ -1,8 +1,8 @@
 """Signature of the operators: which inputs, in which order, and which attributes. Torch-free.
 
 Inputs are dense (no empty optional input, which TensorRT's plugin interface cannot express): the fixed ones, then
-`key_scale` where there are coarse rows, then those of the layer's state tensors that the operator reads, in the order
-of `CacheGeometry.state()`. The attributes tell which ones are there.
+the layer's constants (`CacheGeometry.constants()`), then those of the layer's state tensors that the operator reads, in
+the order of `CacheGeometry.state()`. The attributes tell which ones are there.
 """
 
 from __future__ import annotations
@@ -41,8 +41,14 @@ class OpContract:
 
     def input_names(self, geometry: CacheGeometry) -> tuple[str, ...]:
         """All inputs, in order."""
-        scale = ("key_scale",) if geometry.coarse_rows and self.name != "EntropyGate" else ()
-        return (*self.inputs, *scale, *self.state_inputs(geometry))
+        return (*self.inputs, *self.constant_inputs(geometry), *self.state_inputs(geometry))
+
+    def constant_inputs(self, geometry: CacheGeometry) -> tuple[str, ...]:
+        """Names of the layer's constants that this operator reads, in order."""
+        if self.name == "EntropyGate":
+            return ()
+        unread = {"latent_encode"} if self.name == "RetentiveAttention" else set()
+        return tuple(spec.name for spec in geometry.constants() if spec.name not in unread)
 
     def output_names(self, geometry: CacheGeometry) -> tuple[str, ...]:
         """All outputs, in order; StateTransition yields every state tensor of the layer."""
@@ -83,24 +89,23 @@ OPS: dict[str, OpContract] = {
 def tensor_specs(op: str, geometry: CacheGeometry, steps: int) -> dict[str, TensorSpec]:
     """Shape and dtype of every input of an operator for `steps` new tokens, in order; outputs of one are among the
     inputs of the next, except for `output`, which is as `query`."""
-    batch, heads, dim = geometry.batch, geometry.kv_heads, geometry.head_dim
+    batch, heads, dim, one = geometry.batch, geometry.kv_heads, geometry.head_dim, geometry.row_heads
     columns, local = geometry.rows + steps, geometry.local_rows + steps
     fixed: dict[str, tuple[tuple[int, ...], str]] = {
         "query": ((batch, geometry.q_heads, steps, dim), geometry.dtype),
         "key": ((batch, heads, steps, dim), geometry.dtype),
         "value": ((batch, heads, steps, dim), geometry.dtype),
         "token_meta": ((batch, steps, 2), "int32"),
-        "received": ((batch, heads, columns), "float32"),
-        "surprise": ((batch, heads, columns), "float32"),
-        "visual_entropy": ((batch, heads), "float32"),
-        "victims": ((batch, heads, len(geometry.tiers), steps), "int64"),
-        "importance_next": ((batch, heads, local), "float32"),
-        "entropy_next": ((batch, heads, local), "float32"),
-        "absorption": ((batch, heads, steps), "float32"),
-        "retention": ((batch, heads), "float32"),
-        "key_scale": ((heads, dim), "float32"),
+        "received": ((batch, one, columns), "float32"),
+        "surprise": ((batch, one, columns), "float32"),
+        "visual_entropy": ((batch, one), "float32"),
+        "victims": ((batch, one, len(geometry.tiers), steps), "int64"),
+        "importance_next": ((batch, one, local), "float32"),
+        "entropy_next": ((batch, one, local), "float32"),
+        "absorption": ((batch, one, steps), "float32"),
+        "retention": ((batch, one), "float32"),
     }
-    fixed |= {spec.name: (spec.shape, spec.dtype) for spec in geometry.state()}
+    fixed |= {spec.name: (spec.shape, spec.dtype) for spec in (*geometry.constants(), *geometry.state())}
     names = OPS[op].input_names(geometry)
     return {name: TensorSpec(name=name, shape=fixed[name][0], dtype=fixed[name][1]) for name in names}
 
@@ -127,6 +132,8 @@ def attributes(geometry: CacheGeometry, gate: GateConfig, scale: float) -> dict[
     """ONNX attributes of every node of a layer: plain ints, floats, strings and int lists."""
     result: dict[str, Any] = {"scale": scale}
     for name, item in dataclasses.asdict(geometry).items():
+        if name.startswith("latent_") and not geometry.latent_rows:
+            continue  # so that operators without latents stay what the plugins know
         result[name] = list(item) if isinstance(item, tuple) else int(item) if isinstance(item, bool) else item
     for name, item in dataclasses.asdict(gate).items():
         if isinstance(item, dict):

@@ -20,6 +20,7 @@ from retentive_export.cache.attention import AttentionResult, retentive_attentio
 from retentive_export.cache.gate import GateDecision, entropy_gate
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.cache.transition import state_transition
+from retentive_export.ops.constants import basis_of
 from retentive_export.ops.contract import DOMAIN, OPS, VERSION, attributes, decode_config, tensor_specs
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
@@ -78,7 +79,8 @@ def _most_state_outputs() -> list[str]:
 def _attribute_types() -> dict[str, onnx.defs.OpSchema.AttrType]:
     """Name and type of every attribute; the same for all operators and geometries."""
     kinds = onnx.defs.OpSchema.AttrType
-    example = attributes(CacheGeometry(kv_heads=1, q_heads=1, head_dim=2, exact_rows=1), GateConfig(), 1.0)
+    geometry = CacheGeometry(kv_heads=1, q_heads=1, head_dim=2, exact_rows=0, latent_rows=1, latent_rank=1)
+    example = attributes(geometry, GateConfig(), 1.0)
     by_type = {int: kinds.INT, float: kinds.FLOAT, str: kinds.STRING, list: kinds.INTS}
     # TensorRT's parser reads the first two, the plugin of StateTransition the third.
     plugin = {"plugin_version": kinds.STRING, "plugin_namespace": kinds.STRING, "declare_alias": kinds.INT}
@@ -126,11 +128,16 @@ class _Body(torch.nn.Module):
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(OPS[self.op].input_names(self.geometry), flat, strict=True))
         scale = named.get("key_scale")
+        basis = basis_of(named, self.geometry)
         query, key, value, meta = (named.get(name, flat[0]) for name in OPS["RetentiveAttention"].inputs)
         if self.op == "RetentiveAttention":
             return tuple(
                 retentive_attention(
-                    query, key, value, meta, named, scale, geometry=self.geometry, gate=self.gate, scale=self.scale
+                    *(query, key, value, meta, named, scale),
+                    geometry=self.geometry,
+                    gate=self.gate,
+                    scale=self.scale,
+                    basis=basis,
                 )
             )
         if self.op == "EntropyGate":
@@ -138,7 +145,8 @@ class _Body(torch.nn.Module):
             attention = AttentionResult(received, received, named["surprise"], named["visual_entropy"])
             return tuple(entropy_gate(attention, meta, named, None, geometry=self.geometry, gate=self.gate))
         decision = GateDecision(*(named[name] for name in OPS["StateTransition"].inputs[:5]))
-        return tuple(state_transition(decision, key, value, meta, named, scale, geometry=self.geometry).values())
+        after = state_transition(decision, key, value, meta, named, scale, geometry=self.geometry, basis=basis)
+        return tuple(after.values())
 
 
 def example_inputs(op: str, geometry: CacheGeometry, steps: int) -> dict[str, Tensor]:

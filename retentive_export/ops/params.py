@@ -190,6 +190,11 @@ def geometry_struct(geometry: CacheGeometry) -> RetentiveGeometry:
             f"readout is {geometry.readout!r}: it has no operator; accepted: {', '.join(map(repr, READOUTS))}",
             hint="run this policy with the reference, retentive_export.cache",
         )
+    if geometry.latent_rows:
+        raise RecipeError(
+            f"latent_rows is {geometry.latent_rows}: the compiled operators read exact, int8 and int4 rows only",
+            hint="run latent rows on ONNX Runtime, or set cache.rows.latent to null",
+        )
     return RetentiveGeometry(
         batch=geometry.batch,
         kv_heads=geometry.kv_heads,
@@ -213,7 +218,12 @@ def geometry_struct(geometry: CacheGeometry) -> RetentiveGeometry:
 
 
 def gate_struct(gate: GateConfig) -> RetentiveGate:
-    """The gate's constants in C, as float32."""
+    """The gate's constants in C, as float32. Raises RecipeError for the score 'coverage', which has no kernel."""
+    if gate.score not in SCORES:
+        raise RecipeError(
+            f"score is {gate.score!r}: the compiled operators know {', '.join(map(repr, SCORES))}",
+            hint="run this policy on ONNX Runtime, or set cache.policy to 'retentive'",
+        )
 
     def sigmoid(one: SigmoidGate) -> RetentiveSigmoid:
         return RetentiveSigmoid(enabled=one.enabled, weight=one.weight, bias=one.bias)

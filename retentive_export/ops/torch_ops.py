@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from retentive_export.cache.attention import AttentionResult, retentive_attention
 from retentive_export.cache.gate import GateDecision, RowStatistics, entropy_gate
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.cache.step import layer_step as reference_step
 from retentive_export.cache.transition import state_transition
+from retentive_export.ops.constants import basis_of, constants_of
 from retentive_export.ops.contract import OPS, decode_config, encode_config
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
@@ -31,11 +34,15 @@ _encode = lru_cache(maxsize=64)(encode_config)
 def attention(
     query: Tensor, key: Tensor, value: Tensor, token_meta: Tensor, state: Sequence[Tensor], config: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """RetentiveAttention; `state` holds key_scale (with coarse rows) and the state tensors of the contract."""
+    """RetentiveAttention; `state` holds the layer's constants and the state tensors of the contract."""
     geometry, gate_config, scale = _decode(config)
-    tensors, key_scale = _unpack("RetentiveAttention", state, geometry)
+    tensors = _unpack("RetentiveAttention", state, geometry)
     result = retentive_attention(
-        query, key, value, token_meta, tensors, key_scale, geometry=geometry, gate=gate_config, scale=scale
+        *(query, key, value, token_meta, tensors, tensors.get("key_scale")),
+        geometry=geometry,
+        gate=gate_config,
+        scale=scale,
+        basis=basis_of(tensors, geometry),
     )
     return _own(result.output, query), result.received, result.surprise, result.visual_entropy
 
@@ -46,8 +53,8 @@ def _(
 ) -> tuple[Tensor, ...]:
     geometry, _, _ = _decode(config)
     batch, _, steps, _ = query.shape
-    columns = query.new_empty((batch, geometry.kv_heads, geometry.rows + steps), dtype=torch.float32)
-    entropy = query.new_empty((batch, geometry.kv_heads), dtype=torch.float32)
+    columns = query.new_empty((batch, geometry.row_heads, geometry.rows + steps), dtype=torch.float32)
+    entropy = query.new_empty((batch, geometry.row_heads), dtype=torch.float32)
     return torch.empty_like(query), columns, torch.empty_like(columns), entropy
 
 
@@ -57,7 +64,7 @@ def gate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """EntropyGate."""
     geometry, gate_config, _ = _decode(config)
-    tensors, _ = _unpack("EntropyGate", state, geometry)
+    tensors = _unpack("EntropyGate", state, geometry)
     result = AttentionResult(received, received, surprise, visual_entropy)  # the gate does not read the output
     decision = entropy_gate(result, token_meta, tensors, None, geometry=geometry, gate=gate_config)
     return tuple(x.clone() for x in decision)  # type: ignore[return-value]
@@ -69,7 +76,7 @@ def _(
 ) -> tuple[Tensor, ...]:
     geometry, _, _ = _decode(config)
     batch, steps = token_meta.shape[:2]
-    lead = (batch, geometry.kv_heads)
+    lead = (batch, geometry.row_heads)
     columns = received.new_empty((*lead, geometry.local_rows + steps))
     return (
         received.new_empty((*lead, len(geometry.tiers), steps), dtype=torch.int64),
@@ -95,9 +102,10 @@ def transition(
 ) -> list[Tensor]:
     """StateTransition: every state tensor of the layer after the step, in the order of `CacheGeometry.state()`."""
     geometry, _, _ = _decode(config)
-    tensors, key_scale = _unpack("StateTransition", state, geometry)
+    tensors = _unpack("StateTransition", state, geometry)
     decision = GateDecision(victims, importance_next, entropy_next, absorption, retention)
-    after = state_transition(decision, key, value, token_meta, tensors, key_scale, geometry=geometry)
+    scale, basis = tensors.get("key_scale"), basis_of(tensors, geometry)
+    after = state_transition(decision, key, value, token_meta, tensors, scale, geometry=geometry, basis=basis)
     return [_own(x, *state, importance_next, entropy_next) for x in after.values()]
 
 
@@ -167,16 +175,18 @@ def layer_step(
     gate: GateConfig,
     scale: float,
     score: Callable[[RowStatistics], Tensor] | None = None,
+    basis: LatentBasis | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`cache.step.layer_step` as three operator calls; a policy's own `score` has no operator and is refused."""
     _refuse(score)
     config = _encode(geometry, gate, scale)
     ops = torch.ops.retentivekv
+    named = {**state, **constants_of(key_scale, basis)}
     output, *statistics = ops.attention(
-        query, key, value, token_meta, _pack("RetentiveAttention", state, key_scale, geometry), config
+        query, key, value, token_meta, _pack("RetentiveAttention", named, geometry), config
     )
-    decision = ops.gate(*statistics, token_meta, _pack("EntropyGate", state, None, geometry), config)
-    rest = _pack("StateTransition", state, key_scale, geometry)
+    decision = ops.gate(*statistics, token_meta, _pack("EntropyGate", named, geometry), config)
+    rest = _pack("StateTransition", named, geometry)
     after = ops.transition(*decision, key, value, token_meta, rest, config)
     return output, {spec.name: tensor for spec, tensor in zip(geometry.state(), after, strict=True)}
 
@@ -193,10 +203,15 @@ def step_in_place(
     gate: GateConfig,
     scale: float,
     score: Callable[[RowStatistics], Tensor] | None = None,
+    basis: LatentBasis | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`cache.step.layer_step` that overwrites the tensors of `state` and returns the same dict: addresses stay."""
     _refuse(score)
     tensors = [state[spec.name] for spec in geometry.state()]
+    if basis is not None:
+        return _step_with_basis(
+            query, key, value, token_meta, state, key_scale, geometry=geometry, gate=gate, scale=scale, basis=basis
+        )
     output = torch.ops.retentivekv.step_(
         query, key, value, token_meta, tensors, key_scale, _encode(geometry, gate, scale)
     )
@@ -208,16 +223,31 @@ def _refuse(score: object) -> None:
         raise ValueError("score is set: only the scores of GateConfig have an operator; use cache.step.layer_step")
 
 
-def _pack(op: str, state: Mapping[str, Tensor], key_scale: Tensor | None, geometry: CacheGeometry) -> list[Tensor]:
-    scale = [] if key_scale is None else [key_scale]
-    return scale + [state[name] for name in OPS[op].state_inputs(geometry)]
+def _step_with_basis(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    token_meta: Tensor,
+    state: dict[str, Tensor],
+    *rest: Any,
+    **constants: Any,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`step_in_place` with latent rows: the reference's step, which has no kernel of its own yet."""
+    output, after = reference_step(query, key, value, token_meta, state, *rest, **constants)
+    for name, tensor in state.items():
+        tensor.copy_(after[name])
+    return output, state
 
 
-def _unpack(op: str, tensors: Sequence[Tensor], geometry: CacheGeometry) -> tuple[dict[str, Tensor], Tensor | None]:
+def _pack(op: str, named: Mapping[str, Tensor], geometry: CacheGeometry) -> list[Tensor]:
+    contract = OPS[op]
+    return [named[name] for name in contract.input_names(geometry)[len(contract.inputs) :]]
+
+
+def _unpack(op: str, tensors: Sequence[Tensor], geometry: CacheGeometry) -> dict[str, Tensor]:
     contract = OPS[op]
     names = contract.input_names(geometry)[len(contract.inputs) :]
-    named = dict(zip(names, tensors, strict=True))
-    return named, named.pop("key_scale", None)
+    return dict(zip(names, tensors, strict=True))
 
 
 def _own(x: Tensor, *inputs: Tensor) -> Tensor:

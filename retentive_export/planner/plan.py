@@ -7,10 +7,11 @@ from functools import partial
 
 from retentive_export.planner.estimates import decoder_activations, tokens_per_second, vision_activations, workspace
 from retentive_export.planner.fit import BoardPlan, Point, largest, largest_budget
+from retentive_export.planner.limits import check_kernels
 from retentive_export.planner.shape import ModelShape, model_shape
 from retentive_export.planner.state import StateBytes, split_state
 from retentive_export.planner.weights import WeightBytes, weight_bytes
-from retentive_export.spec.plan import CachePlan, plan_cache
+from retentive_export.spec.plan import CachePlan, check_cache, plan_cache
 from retentive_export.spec.recipe import BudgetSection, Recipe
 from retentive_export.spec.targets import Board, Target
 from retentive_export.spec.weights import WeightsSection, check_weights
@@ -76,14 +77,18 @@ def plan_recipe(
         assumptions: margin and efficiency.
 
     Raises:
-        RecipeError, ModelError: the recipe or its model cannot be planned; see `model_shape`, `plan_cache` and
-            `check_weights`.
+        RecipeError, ModelError: the recipe or its model cannot be planned; see `model_shape`, `plan_cache`,
+            `check_weights`, `check_cache` and `check_kernels`.
     """
     assumed = assumptions or Assumptions()
-    check_weights(recipe.weights, recipe.model.dtype, target.engines, target.name)
+    recipe = recipe.on(target.engines)
+    check_weights(recipe.weights, recipe.model.dtype, target)
+    check_cache(recipe.cache, target.engines, target.name)
     shape = model_shape(recipe.model)
     cache = plan_cache(recipe, shape.text, shape.frame)
-    weights = weight_bytes(shape, recipe.weights, recipe.model.dtype)
+    check_kernels(cache.geometry, target)
+    sizes = weight_bytes(shape, recipe.weights, recipe.model.dtype, engines=target.engines != "none")
+    weights = sizes.with_bases(cache)
     sums = _Sums(shape=shape, weights=weights, dtype=recipe.model.dtype, chunk=recipe.cache.chunk, target=target)
     memory = sums.memory(cache.geometry.rows, cache.state_bytes)
     chosen = target.boards if boards is None else boards

@@ -11,6 +11,7 @@ __all__ = ["StateBytes", "split_state"]
 
 _EXACT = ("key_rows", "value_rows")
 _COARSE = ("key_codes", "value_codes", "value_scale")
+_LATENT = ("latent_codes",)
 _BOOKKEEPING = ("row_meta", "importance", "entropy")
 
 
@@ -47,7 +48,9 @@ def _memory_bytes(tensor: TensorSpec, geometry: CacheGeometry) -> int:
     """Bytes of a tensor that belong to the memory: its rows in the store that has them, or what only the memory has."""
     if tensor.name in _BOOKKEEPING:
         return 0
+    if tensor.name in _LATENT:
+        return 0
     if tensor.name not in (*_EXACT, *_COARSE):
         return tensor.nbytes
-    holds = tensor.name in (_EXACT if geometry.memory_store == "exact" else _COARSE)
+    holds = tensor.name in {"exact": _EXACT, "coarse": _COARSE, "latent": ()}[geometry.memory_store]
     return tensor.nbytes // tensor.shape[2] * geometry.memory_rows if holds else 0

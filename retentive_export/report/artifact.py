@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from rich.table import Table
 
 from retentive_export.report.sizes import human_bytes
+from retentive_export.spec.bundle import BundleSection
 from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.manifest import EngineSection, Manifest, cache_fields
 from retentive_export.spec.plan import CachePlan
@@ -16,6 +17,7 @@ from retentive_export.spec.targets import Target
 __all__ = [
     "build_data",
     "build_table",
+    "bundle_words",
     "cache_words",
     "contract_table",
     "engine_words",
@@ -39,6 +41,10 @@ class Build(Protocol):
     def ran(self) -> list[str]: ...
     @property
     def reused(self) -> list[str]: ...
+    @property
+    def signed(self) -> bool: ...
+    @property
+    def archive(self) -> Path | None: ...
 
 
 def facts_table(title: str) -> Table:
@@ -57,7 +63,9 @@ def cache_words(plan: CachePlan) -> list[str]:
     """The cache's geometry, one sentence a line."""
     geometry = plan.geometry
     lines = [f"policy {plan.policy}, {plan.layers} layers, {geometry.kv_heads} KV heads of size {geometry.head_dim}"]
-    lines.append(f"{geometry.rows} rows per head: " + ", ".join(_tiers(geometry)))
+    lines.append(
+        f"{geometry.rows} rows per {'layer' if geometry.latent_rows else 'head'}: " + ", ".join(_tiers(geometry))
+    )
     protected = f"the first {geometry.sinks} tokens and the latest {geometry.window} are never evicted"
     lines.append(f"{protected}; prefill in chunks of {geometry.chunk}")
     if plan.capacity is not None:
@@ -78,6 +86,16 @@ def engine_words(engine: EngineSection) -> list[str]:
     return lines
 
 
+def bundle_words(section: BundleSection) -> list[str]:
+    """The plugin library for each group of software stacks, one sentence a line."""
+    lines = []
+    for library in section.libraries:
+        stacks = ", ".join(library.stacks) or "any software"
+        made = f"{library.file}" + (f", by CUDA {library.cuda}" if library.cuda else "")
+        lines.append(f"{stacks}: {made if library.file else f'compiled on the device; {library.why}'}")
+    return lines
+
+
 _READOUTS = {
     "mass": "merged into the memory rows and read with their mass",
     "residual": "folded into a state matrix per head and read as a residual",
@@ -92,6 +110,9 @@ def _tiers(geometry: CacheGeometry) -> list[str]:
         tiers.append(f"{geometry.exact_rows} {geometry.dtype}")
     if geometry.coarse_rows:
         tiers.append(f"{geometry.coarse_rows} {geometry.coarse_dtype}")
+    if geometry.latent_rows:
+        dtype = geometry.dtype if geometry.latent_dtype == "model" else geometry.latent_dtype
+        tiers.append(f"{geometry.latent_rows} {dtype} latents of rank {geometry.latent_rank}")
     if geometry.visual_rows:
         tiers.append(f"{geometry.memory_grid[0]} x {geometry.memory_grid[1]} memory for vision")
     if geometry.recall_rows:
@@ -113,6 +134,7 @@ def manifest_data(directory: Path, manifest: Manifest) -> dict[str, Any]:
         "weights": manifest.weights.model_dump(mode="json") if manifest.weights else None,
         "cache": manifest.cache,
         "engine": manifest.engine.model_dump(mode="json") if manifest.engine else None,
+        "bundle": manifest.bundle.model_dump(mode="json") if manifest.bundle else None,
         "state_bytes": manifest.state_bytes,
         "full_cache_bytes": manifest.full_cache_bytes,
         "tools": manifest.tools,
@@ -140,7 +162,15 @@ def manifest_table(manifest: Manifest) -> Table:
     if manifest.engine is not None:
         for index, line in enumerate(engine_words(manifest.engine)):
             table.add_row("engine" if index == 0 else "", line)
+    if manifest.bundle is not None:
+        _add_bundle(table, manifest.bundle)
     return table
+
+
+def _add_bundle(table: Table, section: BundleSection) -> None:
+    table.add_row("bundle", f"engines are built on the device: {section.target.description}")
+    for index, line in enumerate(bundle_words(section)):
+        table.add_row("plugin library" if index == 0 else "", line)
 
 
 def files_table(manifest: Manifest) -> Table:
@@ -174,8 +204,16 @@ def build_data(result: Build) -> dict[str, Any]:
         "reused": result.reused,
         "state_bytes": manifest.state_bytes,
         "full_cache_bytes": manifest.full_cache_bytes,
+        "bundle": _bundle_data(result) if manifest.bundle else None,
         "files": {name: entry.bytes for name, entry in manifest.files.items()},
     }
+
+
+def _bundle_data(result: Build) -> dict[str, Any]:
+    section = result.manifest.bundle
+    assert section is not None
+    libraries = [library.model_dump(mode="json") for library in section.libraries]
+    return {"libraries": libraries, "signed": result.signed, "archive": str(result.archive) if result.archive else None}
 
 
 def build_table(result: Build) -> Table:
@@ -183,11 +221,17 @@ def build_table(result: Build) -> Table:
     manifest = result.manifest
     total = sum(entry.bytes for entry in manifest.files.values())
     table = facts_table(f"{manifest.name} for {manifest.target}")
-    table.add_row("artifact", str(result.directory))
+    table.add_row("bundle" if manifest.bundle else "artifact", str(result.directory))
     table.add_row("steps run", ", ".join(result.ran) or "none")
     table.add_row("steps reused", ", ".join(result.reused) or "none")
     table.add_row("files", f"{len(manifest.files)}, {human_bytes(total)}")
     table.add_row("bytes per session", _ratio(manifest.state_bytes, manifest.full_cache_bytes))
+    if manifest.bundle is not None:
+        _add_bundle(table, manifest.bundle)
+        table.add_row("signature", "ed25519, over manifest.json" if result.signed else "none")
+        if result.archive:
+            table.add_row("archive", f"{result.archive}, {human_bytes(result.archive.stat().st_size)}")
+        table.add_row("on the device", f"retentive-export finish {result.directory.name}")
     return table
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Series", "bar_chart", "heat_map", "line_chart"]
+__all__ = ["Curve", "Series", "bar_chart", "budget_chart", "heat_map", "line_chart"]
 
 WIDTH, LEFT, RIGHT, TOP = 360, 48, 350, 28
 _BAD, _LIMIT, _AXIS = "#c0392b", "#c0392b", "#888888"
@@ -21,6 +21,56 @@ class Series:
     name: str
     color: str
     values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measured quantity against a share of bytes: (share, value, low, high), in any order."""
+
+    name: str
+    color: str
+    points: Sequence[tuple[float, float, float, float]]
+
+
+def budget_chart(title: str, curves: Sequence[Curve], *, logarithmic: bool = False) -> str:
+    """Curves with interval bars over the share of bytes (a logarithmic axis); y is linear from 0 to 1, or
+    logarithmic."""
+    bottom, line = 170, 14
+    shares = sorted({point[0] for curve in curves for point in curve.points})
+    values = [x for curve in curves for point in curve.points for x in point[1:] if x > 0]
+    low, high = _decades(values) if logarithmic else (0, 1)
+    first, last = (math.log(shares[0]), math.log(shares[-1])) if len(shares) > 1 else (math.log(shares[0]) - 1, 0.0)
+
+    def place(share: float, value: float) -> tuple[float, float]:
+        across = (math.log(share) - first) / (last - first)
+        height = math.log10(max(value, 10.0**low)) if logarithmic else value
+        up = min(max((height - low) / (high - low), 0.0), 1.0)
+        return LEFT + 8 + across * (RIGHT - LEFT - 16), bottom - up * (bottom - TOP)
+
+    parts = [_text(4, 16, title, weight="bold")]
+    ticks = [10.0**power for power in range(low, high + 1)] if logarithmic else [0.0, 0.25, 0.5, 0.75, 1.0]
+    for tick in ticks:
+        y = place(shares[0], tick)[1]
+        parts += [_line(LEFT, y, RIGHT, y), _text(LEFT - 4, y + 3, f"{tick:g}", anchor="end")]
+    for share in shares:
+        parts.append(_text(place(share, 1.0)[0], bottom + 14, f"{share:.3g}".rstrip("."), anchor="middle", size=10))
+    parts.append(_text((LEFT + RIGHT) / 2, bottom + 28, "share of the full cache's bytes", anchor="middle"))
+    for order, curve in enumerate(curves):
+        points = sorted(curve.points)
+        path = " ".join("{:.1f},{:.1f}".format(*place(share, value)) for share, value, _, _ in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{curve.color}" stroke-width="1.8"/>')
+        for share, value, below, above in points:
+            x, y = place(share, value)
+            top, end = place(share, above)[1], place(share, below)[1]
+            parts.append(f'<path d="M{x:.1f} {top:.1f}V{end:.1f}" stroke="{curve.color}" stroke-width="1"/>')
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{curve.color}">'
+                f"<title>{escape(curve.name)} at {share:.1%}: {value:.3g} [{below:.3g}, {above:.3g}]</title></circle>"
+            )
+        y = bottom + 44 + line * order
+        parts.append(f'<path d="M{LEFT} {y - 4}h18" stroke="{curve.color}" stroke-width="2.4"/>')
+        parts.append(_text(LEFT + 24, y, curve.name))
+    return _svg(title, bottom + 52 + line * len(curves), parts)
 
 
 def line_chart(title: str, series: Sequence[Series], *, limit: float | None = None, x_title: str = "step") -> str:

@@ -13,7 +13,7 @@ from retentive_export.errors import RecipeError
 
 __all__ = ["GateConfig", "SigmoidGate"]
 
-Score = Literal["retention", "recency"]
+Score = Literal["retention", "recency", "coverage"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class GateConfig:
 
     Attributes:
         lambda_: weight of accumulated attention (alpha) against visual entropy (H) in the retention score.
-        score: "retention" is the entropy gate's score; "recency" keeps the newest rows and reads no statistics.
+        score: "retention" is the entropy gate's score; "recency" keeps the newest rows and "coverage"
+            an even sample of all; neither reads statistics.
         importance_decay, importance_gain: per query, `alpha <- decay * alpha + gain * p`.
         entropy_decay, entropy_gain: the same for the entropy terms.
         retention: h, from the normalised visual entropy of the step's attention; how much memory is kept.

@@ -3,17 +3,21 @@
 Torch-free, so that a planner and a device can compute the same numbers. One layer's rows live in one index space:
 
     0 .. X-1        exact local rows      model dtype
-    X .. C-1        coarse local rows     int8 or packed int4          C = X + Y
-    C .. R-1        memory rows           visual anchors, then recall  R = C + M
+    X .. X+Y-1      coarse local rows     int8 or packed int4
+    X+Y .. C-1      latent local rows     int8, packed int4, model dtype   C = X + Y + Z
+    C .. R-1        memory rows           visual anchors, then recall      R = C + M
 
-Exact rows are stored in `key_rows`/`value_rows`, coarse rows in `key_codes`/`value_codes`/`value_scale`; memory rows
-are appended to one of the two stores (`memory_store`).
+Exact rows are stored in `key_rows`/`value_rows`, coarse rows in `key_codes`/`value_codes`/`value_scale`, latent rows in
+`latent_codes`; memory rows are appended to the exact or the coarse store, or are latents of their own in
+`memory_latents` (`memory_store`). A latent row is one vector for all heads of the layer, so with latent rows the heads
+keep the same tokens: bookkeeping has one head (`row_heads`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from retentive_export.errors import RecipeError
@@ -23,7 +27,8 @@ __all__ = ["BYTES", "CacheGeometry", "TensorSpec"]
 FloatType = Literal["float32", "float16", "bfloat16"]
 CoarseType = Literal["int8", "int4"]
 Readout = Literal["mass", "residual", "moments", "none"]
-Store = Literal["exact", "coarse"]
+LatentType = Literal["model", "int8", "int4"]
+Store = Literal["exact", "coarse", "latent"]
 
 BYTES: dict[str, int] = {
     "float32": 4,
@@ -60,6 +65,7 @@ class CacheGeometry:
         dtype: type of the exact rows.
         exact_rows, coarse_rows: X and Y.
         coarse_dtype: type of the coarse rows; keys share one scale per channel, values one per row.
+        latent_rows, latent_rank: Z and r, numbers in a latent row. latent_dtype: their type, "model" for `dtype`.
         memory_grid: rows and columns of the visual memory's anchors (root patches); (0, 0) for none.
         frame_grid: rows and columns of the visual tokens of one frame.
         recall_rows: memory rows for text.
@@ -78,6 +84,9 @@ class CacheGeometry:
     dtype: FloatType = "float32"
     coarse_rows: int = 0
     coarse_dtype: CoarseType = "int8"
+    latent_rows: int = 0
+    latent_rank: int = 0
+    latent_dtype: LatentType = "int8"
     memory_grid: tuple[int, int] = (0, 0)
     frame_grid: tuple[int, int] = (1, 1)
     recall_rows: int = 0
@@ -93,7 +102,7 @@ class CacheGeometry:
         for name in ("batch", "kv_heads", "q_heads", "head_dim", "window", "chunk"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, and must be at least 1")
-        for name in ("exact_rows", "coarse_rows", "recall_rows", "sinks"):
+        for name in ("exact_rows", "coarse_rows", "latent_rows", "latent_rank", "recall_rows", "sinks"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} is {getattr(self, name)}, and must not be negative")
         if self.q_heads % self.kv_heads:
@@ -101,6 +110,7 @@ class CacheGeometry:
         if min(self.memory_grid) < 0 or min(self.frame_grid) < 1:
             raise RecipeError(f"memory_grid {self.memory_grid} or frame_grid {self.frame_grid} is not a grid")
         self._check_protection()
+        self._check_latents()
         self._check_memory()
 
     def _check_protection(self) -> None:
@@ -116,17 +126,42 @@ class CacheGeometry:
                 hint=f"raise the budget to at least {self.sinks + self.window + self.memory_rows} rows, "
                 "or lower sinks, window or the memory",
             )
-        if self.exact_rows and self.coarse_rows:
-            if self.exact_rows < self.sinks + self.window:
+        names = [name for name in ("exact_rows", "coarse_rows", "latent_rows") if getattr(self, name)]
+        for name, behind in pairwise(names):
+            if name == names[0] and getattr(self, name) < self.sinks + self.window:
                 raise RecipeError(
-                    f"exact_rows is {self.exact_rows}: with coarse rows behind it, it must hold "
+                    f"{name} is {getattr(self, name)}: with {behind} behind it, it must hold "
                     f"sinks + window = {self.sinks} + {self.window}"
                 )
-            if self.coarse_rows < self.chunk:
+            if getattr(self, behind) < self.chunk:
                 raise RecipeError(
-                    f"coarse_rows is {self.coarse_rows}, fewer than a chunk of {self.chunk}, "
+                    f"{behind} is {getattr(self, behind)}, fewer than a chunk of {self.chunk}, "
                     "which may be demoted in one step"
                 )
+
+    def _check_latents(self) -> None:
+        if not self.latent_rows:
+            if self.memory_store == "latent":
+                raise RecipeError("memory_store is 'latent', and there are no latent rows")
+            return
+        widest = 2 * self.kv_heads * self.head_dim
+        if not 1 <= self.latent_rank <= widest:
+            raise RecipeError(
+                f"latent_rank is {self.latent_rank}, and must be from 1 to {widest}, the numbers of a token's keys and "
+                f"values in {self.kv_heads} heads of size {self.head_dim}"
+            )
+        if self.latent_dtype == "int4" and self.latent_rank % 2:
+            raise RecipeError(f"latent_rank {self.latent_rank} is odd: int4 packs two numbers in a byte")
+        if self.memory_rows and self.memory_store != "latent":
+            raise RecipeError(
+                f"memory_store is {self.memory_store!r}: behind latent rows the memory's rows are latents too",
+                hint="set the memory's store to 'latent'",
+            )
+        if self.readout not in ("mass", "none"):
+            raise RecipeError(
+                f"readout is {self.readout!r}, which keeps a state per head, and latent rows are shared by all heads",
+                hint="set readout to 'mass' or 'none', or the rows to another type",
+            )
 
     def _check_memory(self) -> None:
         if self.coarse_rows and self.coarse_dtype == "int4" and self.head_dim % 2:
@@ -147,9 +182,14 @@ class CacheGeometry:
         return self.q_heads // self.kv_heads
 
     @property
+    def row_heads(self) -> int:
+        """Heads that choose their tokens for themselves: 1 with latent rows, which all heads share, else Hkv."""
+        return 1 if self.latent_rows else self.kv_heads
+
+    @property
     def local_rows(self) -> int:
         """C: rows that hold single tokens."""
-        return self.exact_rows + self.coarse_rows
+        return self.exact_rows + self.coarse_rows + self.latent_rows
 
     @property
     def visual_rows(self) -> int:
@@ -169,8 +209,14 @@ class CacheGeometry:
     @property
     def tiers(self) -> tuple[tuple[int, int], ...]:
         """(first row, rows) of each local tier that exists, in the order of demotion."""
-        both = ((0, self.exact_rows), (self.exact_rows, self.coarse_rows))
-        return tuple(tier for tier in both if tier[1])
+        sizes = (self.exact_rows, self.coarse_rows, self.latent_rows)
+        return tuple((sum(sizes[:i]), size) for i, size in enumerate(sizes) if size)
+
+    @property
+    def tier_stores(self) -> tuple[Store, ...]:
+        """The store of each tier of `tiers`."""
+        stores: dict[Store, int] = {"exact": self.exact_rows, "coarse": self.coarse_rows, "latent": self.latent_rows}
+        return tuple(store for store, rows in stores.items() if rows)
 
     @property
     def exact_store_rows(self) -> int:
@@ -182,13 +228,26 @@ class CacheGeometry:
         """Rows of `key_codes` and `value_codes`."""
         return self.coarse_rows + (self.memory_rows if self.memory_store == "coarse" else 0)
 
+    def constants(self) -> tuple[TensorSpec, ...]:
+        """What a layer's operators read besides the state, constants of the model: see `docs/method.md`."""
+        specs: list[TensorSpec] = []
+        if self.coarse_rows:
+            specs.append(TensorSpec(name="key_scale", shape=(self.kv_heads, self.head_dim), dtype="float32"))
+        if self.latent_rows:
+            both = (self.kv_heads, 2 * self.head_dim)
+            specs += [
+                TensorSpec(name=name, shape=(*both, self.latent_rank), dtype=self.dtype)
+                for name in ("latent_encode", "latent_decode")
+            ]
+            specs.append(TensorSpec(name="latent_mean", shape=both, dtype=self.dtype))
+        return tuple(specs)
+
     def state(self) -> tuple[TensorSpec, ...]:
         """The state tensors of one layer, in the order in which ops and graphs carry them."""
-        lead = (self.batch, self.kv_heads)
         specs: list[TensorSpec] = []
 
-        def add(name: str, shape: tuple[int, ...], dtype: str, fill: int = 0) -> None:
-            specs.append(TensorSpec(name=name, shape=(*lead, *shape), dtype=dtype, fill=fill))
+        def add(name: str, shape: tuple[int, ...], dtype: str, fill: int = 0, heads: int = self.kv_heads) -> None:
+            specs.append(TensorSpec(name=name, shape=(self.batch, heads, *shape), dtype=dtype, fill=fill))
 
         if rows := self.exact_store_rows:
             add("key_rows", (rows, self.head_dim), self.dtype)
@@ -200,13 +259,19 @@ class CacheGeometry:
             add("key_codes", (rows, width), code, fill=zero)
             add("value_codes", (rows, width), code, fill=zero)
             add("value_scale", (rows,), "float32")
-        add("row_meta", (self.rows, 2), "int32", fill=-1)
+        one = self.row_heads
+        if self.latent_rows:
+            width, code, zero = self._latent_code
+            add("latent_codes", (self.latent_rows, width), code, fill=zero, heads=1)
+            if self.memory_rows:
+                add("memory_latents", (self.memory_rows, self.latent_rank), self.dtype, heads=1)
+        add("row_meta", (self.rows, 2), "int32", fill=-1, heads=one)
         if self.track_importance:
-            add("importance", (self.local_rows,), "float32")
+            add("importance", (self.local_rows,), "float32", heads=one)
         if self.track_entropy:
-            add("entropy", (self.local_rows,), "float32")
+            add("entropy", (self.local_rows,), "float32", heads=one)
         if self.memory_rows:
-            add("memory_mass", (self.memory_rows,), "float32")
+            add("memory_mass", (self.memory_rows,), "float32", heads=one)
         if self.readout == "residual":
             add("recall_state", (self.head_dim, self.head_dim), "float32")
             add("visual_state", (self.head_dim, self.head_dim), "float32")
@@ -216,6 +281,13 @@ class CacheGeometry:
             add("moment_value", (self.head_dim,), "float32")
             add("moment_covariance", (self.head_dim, self.head_dim), "float32")
         return tuple(specs)
+
+    @property
+    def _latent_code(self) -> tuple[int, str, int]:
+        """Width, dtype and empty value of `latent_codes`."""
+        if self.latent_dtype == "int4":
+            return self.latent_rank // 2, "uint8", 0x88
+        return self.latent_rank, "int8" if self.latent_dtype == "int8" else self.dtype, 0
 
     @property
     def state_bytes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from retentive_export.errors import ArtifactError, RecipeError
+from retentive_export.spec.bundle import BundleSection
 from retentive_export.spec.layout import DialogueLayout, TextShape, VisionLayout
 from retentive_export.spec.plan import CachePlan
 from retentive_export.spec.recipe import GenerationSection, Thresholds
@@ -26,6 +27,7 @@ __all__ = [
     "TensorContract",
     "cache_fields",
     "file_entry",
+    "parse_manifest",
     "read_manifest",
     "verify_files",
 ]
@@ -97,7 +99,8 @@ class Manifest(_Part):
 
     graphs: flavour -> graph file; `vision` is the same for all flavours. cache: geometry, gate, layers, policy,
     capacity (null: unbounded run) and context, from which every byte of a session follows. scale: factor on q k^T.
-    weights: what was quantised; null where weights are in `dtype`. engine: null where the target runs graphs.
+    weights: what was quantised; null where weights are in `dtype`. engine: null where the target runs graphs, and in a
+    bundle, whose `bundle` section says what is left to do on the device.
     """
 
     schema_: str = Field(default=SCHEMA, alias="schema")
@@ -121,6 +124,7 @@ class Manifest(_Part):
     generation: GenerationSection
     weights: WeightsRecord | None = None
     engine: EngineSection | None = None
+    bundle: BundleSection | None = None
     files: dict[str, FileEntry] = Field(default_factory=dict)
 
     def plan(self) -> CachePlan:
@@ -146,13 +150,26 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ArtifactError(
             f"{directory} holds no {MANIFEST}: it is not a finished artifact",
             hint="retentive-export build RECIPE -o OUT",
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path} is not readable JSON: {error}") from None
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: Path) -> Manifest:
+    """Check the bytes of a manifest; path: what to call it in messages.
+
+    Raises:
+        ArtifactError: not JSON, another schema version, a field that is wrong.
+    """
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not readable JSON: {error}") from None
     seen = data.get("schema") if isinstance(data, dict) else None
     if seen != SCHEMA:
@@ -173,8 +190,10 @@ def read_manifest(directory: Path) -> Manifest:
         named += manifest.engine.files()
         if lacking := sorted(set(manifest.contract) - set(manifest.engine.graphs)):
             raise ArtifactError(f"{path}: the engine section has no engine for the graph {lacking[0]!r}")
+    if manifest.bundle is not None:
+        named += manifest.bundle.files()
     if unlisted := [name for name in named if name not in manifest.files]:
-        raise ArtifactError(f"{path}: the graph or engine file {unlisted[0]!r} is not among its files")
+        raise ArtifactError(f"{path}: the graph, engine or bundle file {unlisted[0]!r} is not among its files")
     if plan.state_bytes != manifest.state_bytes:
         raise ArtifactError(f"{path}: state_bytes is {manifest.state_bytes}, and its geometry takes {plan.state_bytes}")
     return manifest

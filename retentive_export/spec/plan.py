@@ -11,9 +11,9 @@ from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.layout import TextShape
 from retentive_export.spec.policies import policy_spec
-from retentive_export.spec.recipe import CacheSection, Recipe
+from retentive_export.spec.recipe import CacheSection, Recipe, RowsSection
 
-__all__ = ["CachePlan", "FrameGrid", "plan_cache"]
+__all__ = ["CachePlan", "FrameGrid", "check_cache", "plan_cache"]
 
 
 class FrameGrid(Protocol):
@@ -52,18 +52,44 @@ class CachePlan:
         return self.layers * self.geometry.full_cache_bytes(self.context)
 
 
-def plan_cache(recipe: Recipe, text: TextShape, vision: FrameGrid | None, *, batch: int = 1) -> CachePlan:
-    """Resolve a recipe's cache section for a model. vision: the frame's grid; None for a text-only model.
+def check_cache(cache: CacheSection, engines: str, target: str) -> None:
+    """Refuse what TensorRT's plugins have no kernel for. engines: of the target.
+
+    Raises:
+        RecipeError: there are latent rows, or the policy is `coverage`, and the target runs engines.
+    """
+    if cache.rows.latent is not None and engines != "none":
+        raise RecipeError(
+            f"cache.rows.latent is set (rank {cache.rows.latent.rank}), and the target {target!r} runs TensorRT "
+            "engines, whose plugins read exact, int8 and int4 rows; latent rows run on ONNX Runtime",
+            hint="--target cpu, or --set cache.rows.latent=null --set cache.rows.dtype=int8",
+        )
+    if cache.policy == "coverage" and engines != "none":
+        raise RecipeError(
+            f"cache.policy is 'coverage', and the target {target!r} runs TensorRT engines, whose plugins score rows by "
+            "retention or recency",
+            hint="--target cpu, or --set cache.policy=retentive",
+        )
+
+
+def plan_cache(
+    recipe: Recipe, text: TextShape, vision: FrameGrid | None, *, batch: int = 1, export: bool = True
+) -> CachePlan:
+    """Resolve a recipe's cache section for a model.
+
+    Args:
+        vision: the frame's grid; None for a text-only model.
+        export: False plans for the PyTorch reference, which runs every policy.
 
     Raises:
         RecipeError: the policy cannot be exported, or the budget does not hold what must be protected.
     """
     cache = recipe.cache
     spec = policy_spec(cache.policy)
-    if not spec.exportable:
+    if export and not spec.exportable:
         raise RecipeError(
             f"cache.policy {cache.policy!r} runs in the PyTorch reference only: its score has no operator",
-            hint="export one of: retentive, full, streaming_llm, h2o, tova",
+            hint="export one of: retentive, coverage, full, streaming_llm, h2o, tova",
         )
     common: dict[str, object] = {
         "batch": batch,
@@ -98,24 +124,40 @@ def _build(
     cache: CacheSection, common: dict[str, object], rows: int, *, keep_all: bool = False, has_vision: bool = False
 ) -> CacheGeometry:
     """Geometry with `rows` rows in all, memory included; RecipeError when they do not suffice."""
-    grid, recall = ((0, 0), 0) if keep_all or cache.readout != "mass" else _memory(cache, rows, common, has_vision)
-    local = rows - grid[0] * grid[1] - recall
-    coarse = cache.rows.dtype != "model"
-    exact = min(cache.rows.exact, local) if coarse else local
-    readout = "none" if keep_all else cache.readout
+    readout = "none" if keep_all else common.get("readout", cache.readout)  # a policy may require one
+    grid, recall = _memory(cache, rows, common, has_vision) if readout == "mass" else ((0, 0), 0)
+    exact, coarse, latents = _tiers(cache.rows, rows - grid[0] * grid[1] - recall)
+    latent = cache.rows.latent
     return CacheGeometry(
-        **common,  # type: ignore[arg-type]
-        exact_rows=max(exact, 0),
-        coarse_rows=max(local - exact, 0) if coarse else 0,
+        **{name: value for name, value in common.items() if name != "readout"},  # type: ignore[arg-type]
+        exact_rows=exact,
+        coarse_rows=coarse,
         coarse_dtype="int4" if cache.rows.dtype == "int4" else "int8",
+        latent_rows=latents,
+        latent_rank=latent.rank if latent else 0,
+        latent_dtype=latent.dtype if latent else "int8",
         memory_grid=grid,
         recall_rows=recall,
-        memory_store=cache.memory.store,
+        memory_store="latent" if latents else cache.memory.store,
         sinks=cache.sinks,
         window=cache.window,
         chunk=cache.chunk,
-        readout=readout,
+        readout=readout,  # type: ignore[arg-type]
     )
+
+
+def _tiers(section: RowsSection, local: int) -> tuple[int, int, int]:
+    """Exact, coarse and latent rows among `local` ones; the last tier that the recipe has takes the rest."""
+    local = max(local, 0)
+    if section.latent is not None and local <= section.latent.front:
+        raise RecipeError(
+            f"cache.rows.latent.front is {section.latent.front}, and the budget leaves {local} local rows: none for "
+            "latents",
+            hint="raise the budget, or lower the front or the memory",
+        )
+    front = local if section.latent is None else section.latent.front
+    exact = front if section.dtype == "model" else min(section.exact, front)
+    return exact, front - exact, local - front
 
 
 def _memory(cache: CacheSection, rows: int, common: dict[str, object], has_vision: bool) -> tuple[tuple[int, int], int]:
@@ -173,7 +215,8 @@ def _within_budget(cache: CacheSection, common: dict[str, object], layers: int, 
 
 def _at_least(rows: int, cache: CacheSection, common: dict[str, object], has_vision: bool) -> CacheGeometry:
     """The cache with the fewest rows, from `rows` on, that the geometry accepts: some leave a tier too small."""
-    limit = rows + 4 * (cache.sinks + cache.window + cache.rows.exact + cache.chunk) + 64
+    front = cache.rows.latent.front if cache.rows.latent else 0
+    limit = rows + 4 * (cache.sinks + cache.window + cache.rows.exact + front + cache.chunk) + 64
     if cache.readout == "mass":
         grid = cache.memory.grid or (0, 0)
         limit += 2 * (grid[0] * grid[1] + (cache.memory.recall or 0))

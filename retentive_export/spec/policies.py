@@ -62,6 +62,7 @@ def _decayed_attention(decay: float, gain: float) -> dict[str, Any]:
 
 # The absorption gate reads the importance: without it, every victim is absorbed whole.
 _RECENCY: dict[str, Any] = {"score": "recency", "absorption": SigmoidGate()}
+_COVERAGE: dict[str, Any] = {"score": "coverage", "absorption": SigmoidGate()}
 _NO_IMPORTANCE: dict[str, Any] = {"absorption": SigmoidGate()}
 
 _ALL = (
@@ -72,6 +73,14 @@ _ALL = (
         track_importance=True,
         track_entropy=True,
         constants={"score": "retention"},
+    ),
+    PolicySpec(
+        name="coverage",
+        summary="an even sample of every picture and of the text",
+        exportable=True,
+        track_importance=False,
+        track_entropy=False,
+        constants=_COVERAGE,
     ),
     PolicySpec(
         name="full",

@@ -68,23 +68,47 @@ class BudgetSection(_Section):
         return self
 
 
+class LatentSection(_Section):
+    """Latent rows: one vector per token for the keys and values of all heads of a layer.
+
+    rank: numbers in it. dtype: their type. front: how many rows of `rows.dtype` stand in front of the latents; 0, or at
+    least sinks + window.
+    """
+
+    rank: int = Field(ge=1)
+    dtype: Literal["model", "int8", "int4"] = "int8"
+    front: int = Field(default=0, ge=0)
+
+
 class RowsSection(_Section):
-    """dtype: of the local rows. exact: with coarse rows, how many rows in front of them stay in the model's dtype."""
+    """dtype: of the local rows. exact: with coarse rows, how many rows in front of them stay in the model's dtype.
+    latent: the rows behind `latent.front` are latents; null: there are none."""
 
     dtype: Literal["model", "int8", "int4"] = "model"
     exact: int = Field(default=0, ge=0)
+    latent: LatentSection | None = None
 
 
 class MemorySection(_Section):
     """Rows that absorb evicted tokens.
 
     grid: rows and columns of anchors on the frame; recall: rows for text; null: chosen from the budget. store: kept
-    with the exact or with the coarse rows.
+    with the exact or with the coarse rows; behind latent rows they are latents in the model's dtype, whatever it says.
     """
 
     grid: Pair | None = None
     recall: int | None = Field(default=None, ge=0)
     store: Literal["exact", "coarse"] = "exact"
+
+
+class ConstantsSection(_Section):
+    """What `calibrate` fitted: key scales and latent bases of every layer.
+
+    file: a .safetensors file, beside the recipe's. sha256: of it.
+    """
+
+    file: str = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class SigmoidSection(_Section):
@@ -136,6 +160,16 @@ class CacheSection(_Section):
     chunk: int = Field(default=32, ge=1)
     gate: GateSection = GateSection()
 
+    @property
+    def coarsest(self) -> Literal["model", "int8", "int4"]:
+        """Dtype of the coarsest local rows."""
+        latent = self.rows.latent
+        return (
+            "int4"
+            if "int4" in (self.rows.dtype, latent and latent.dtype)
+            else ("int8" if "int8" in (self.rows.dtype, latent and latent.dtype) else "model")
+        )
+
 
 class GenerationSection(_Section):
     """Defaults of `generate`: temperature 0 is greedy."""
@@ -161,7 +195,7 @@ class Thresholds(_Section):
     weight_disagreement: float = Field(default=0.1, ge=0, le=1)
 
     def resolved(self, dtype: str, rows: str = "model") -> Thresholds:
-        """Without nulls, for a model's dtype and the dtype of its local rows.
+        """Without nulls, for a model's dtype and the coarsest dtype of its local rows (`CacheSection.coarsest`).
 
         Where rows are quantised a rounding difference may move a code by one level, which the memory rows inherit.
         """
@@ -176,7 +210,9 @@ class Recipe(_Section):
     """A whole recipe.
 
     calibration: a set carried by the package ("default", "reference-vlm") or a directory of that form; it sets the key
-    scales and drives the golden run. golden_steps: decode steps of that run.
+    scales and latent bases and drives the golden run. constants: scales and bases from a file instead; null: from
+    `calibration`, at every build. engines: fields that have other values where the target runs TensorRT engines, by
+    their names with dots, such as cache.rows.latent: null. golden_steps: decode steps of the golden run.
     """
 
     name: str = "unnamed"
@@ -187,7 +223,29 @@ class Recipe(_Section):
     generation: GenerationSection = GenerationSection()
     thresholds: Thresholds = Thresholds()
     calibration: str = Field(default="default", min_length=1)
+    constants: ConstantsSection | None = None
+    engines: dict[str, JsonValue] = Field(default_factory=dict)
     golden_steps: int = Field(default=16, ge=1, le=4096)
+
+    def on(self, engines: str) -> Recipe:
+        """The recipe for a target whose engines are built as `engines` says; "none" is a target without.
+
+        Raises:
+            RecipeError: a field of `engines` is no field of a recipe, or its value is wrong.
+        """
+        if engines == "none" or not self.engines:
+            return self
+        data = self.to_dict() | {"engines": {}}
+        for key, value in self.engines.items():
+            _set(data, key.split("."), value, f"engines: {key}")
+        return parse_recipe(data, origin=f"recipe {self.name} for engines")
+
+    def portable(self) -> Recipe:
+        """The same without paths of this machine: of the constants' file only its name is left."""
+        if self.constants is None:
+            return self
+        name = Path(self.constants.file).name
+        return self.model_copy(update={"constants": self.constants.model_copy(update={"file": name})})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with the recipe's own key names, for the manifest and for hashing."""
@@ -230,7 +288,11 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         raise RecipeError(f"recipe {path} is not YAML: {error}") from None
     if isinstance(data, Mapping):
         data = apply_overrides({"name": path.stem, **data}, overrides)
-    return parse_recipe(data, origin=f"recipe {path.name}")
+    recipe = parse_recipe(data, origin=f"recipe {path.name}")
+    if recipe.constants is None:
+        return recipe
+    beside = str(path.parent / recipe.constants.file)  # an absolute path stays what it is
+    return recipe.model_copy(update={"constants": recipe.constants.model_copy(update={"file": beside})})
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -245,15 +307,36 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             value = plain_yaml(text)
         except ValueError:
             raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
-        target = result
-        for part in parts[:-1]:
-            if not isinstance(target.setdefault(part, {}), dict):
-                raise RecipeError(f"--set {key}: {part!r} is a value, not a section")
-            target = target[part]
-            if part == "budget":
-                target.clear()
-        target[parts[-1]] = value
+        _set(result, parts, value, f"--set {key}")
+        _overrule_engines(result, parts, value)
     return result
+
+
+def _overrule_engines(data: dict[str, Any], parts: list[str], value: Any) -> None:
+    """What is set by hand also holds where the recipe has another value for engines."""
+    fields = data.get("engines")
+    if parts[0] == "engines" or not isinstance(fields, dict):
+        return
+    for name in list(fields):
+        other = name.split(".")
+        common = min(len(parts), len(other))
+        if other[:common] == parts[:common] and len(other) < len(parts) and isinstance(fields[name], dict):
+            _set(fields[name], parts[common:], value, "engines")
+        elif other[:common] == parts[:common] or other[:2] == parts[:2] == ["cache", "budget"]:
+            del fields[name]
+
+
+def _set(data: dict[str, Any], parts: list[str], value: Any, origin: str) -> None:
+    """Set one field by the names on the way to it, in place. A section that a complete recipe spells null is made."""
+    for part in parts[:-1]:
+        if data.get(part) is None:
+            data[part] = {}
+        if not isinstance(data[part], dict):
+            raise RecipeError(f"{origin}: {part!r} is a value, not a section")
+        data = data[part]
+        if part == "budget":
+            data.clear()
+    data[parts[-1]] = value
 
 
 def recipe_names() -> list[str]:

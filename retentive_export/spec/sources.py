@@ -16,6 +16,12 @@ def locate(model: ModelSection) -> tuple[Path | str, str | None]:
     if model.source == "reference-vlm":
         from retentive_export.reference_vlm import weights_dir
 
+        if not weights_dir().is_dir():
+            raise RecipeError(
+                "model.source is 'reference-vlm', and this installation is a bundle's light runtime, without its "
+                "weights",
+                hint="build where the exporter is installed",
+            )
         return weights_dir(), None
     if not model.source.startswith("package:"):
         path = Path(model.source)

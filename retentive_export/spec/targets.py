@@ -20,6 +20,7 @@ Capability = Annotated[str, Field(pattern=r"^\d+\.\d$")]
 _MODEL_DTYPES = ("float32", "float16", "bfloat16")
 _SINCE: dict[str, tuple[int, int]] = {"bfloat16": (8, 0), "float8": (8, 9), "float4": (10, 0)}
 """Precision -> the first compute capability that has it."""
+_JETSON_SMS = frozenset({"7.2", "8.7", "11.0"})
 _PRECISION_FLAGS = frozenset({"FP16", "BF16", "INT8", "INT4", "FP8", "FP4"})
 
 
@@ -60,6 +61,7 @@ class Target(_Part):
         engines: where its engines are built: on the "device" that runs them, "anywhere" (no GPU needed), or "none".
         precisions: what it computes with or stores rows in; `model_dtypes` are those that a recipe's model may have.
         sm: compute capabilities of its GPUs.
+        architecture: of its CPU; null: aarch64 where an SM is that of a Jetson, else x86_64.
         builder_resource: SM in the name of the builder-resource library that TensorRT from 10.16 on loads here; null:
             the GPU's own.
         builder_flags: names of members of TensorRT's `BuilderFlag` that every engine for this target is built with.
@@ -75,6 +77,7 @@ class Target(_Part):
     engines: Literal["device", "anywhere", "none"]
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)]
     sm: tuple[Capability, ...] = ()
+    architecture: Literal["x86_64", "aarch64"] | None = None
     builder_resource: Annotated[str | None, Field(pattern=r"^\d+$")] = None
     builder_flags: tuple[str, ...] = ()
     boards: tuple[Board, ...] = ()
@@ -86,6 +89,11 @@ class Target(_Part):
     def capabilities(self) -> tuple[tuple[int, int], ...]:
         """`sm` as numbers, (8, 7) for "8.7"."""
         return tuple(_numbers(one) for one in self.sm)
+
+    @property
+    def machine(self) -> str:
+        """Architecture of its CPU, in the words of `uname -m`."""
+        return self.architecture or ("aarch64" if _JETSON_SMS.intersection(self.sm) else "x86_64")
 
     @property
     def model_dtypes(self) -> tuple[str, ...]:

@@ -8,8 +8,18 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from retentive_export.errors import RecipeError
 from retentive_export.spec.geometry import BYTES
+from retentive_export.spec.targets import Target
 
-__all__ = ["BLOCKS", "TABLE_BITS", "WeightsRecord", "WeightsSection", "check_weights", "quantised_bytes"]
+__all__ = [
+    "BLOCKS",
+    "TABLE_BITS",
+    "WeightsRecord",
+    "WeightsSection",
+    "check_blocks",
+    "check_weights",
+    "quantised_bytes",
+    "symmetric_bytes",
+]
 
 _BITS = {"int8": 8, "int4": 4}
 TABLE_BITS = 8
@@ -20,8 +30,9 @@ BLOCKS = (32, 64, 128)
 class WeightsSection(BaseModel):
     """Format of the language model's matrices and of its embedding table.
 
-    format: "none" keeps the model's dtype; the table, and a head that shares it, are int8 in either format. block:
-    successive inputs of one output that share a scale and a zero point.
+    format: "none" keeps the model's dtype; the table, and a head that shares it, are int8 in either format. In engines
+    the table stays in the model's dtype, and such a head has int8 codes of its own. block: successive inputs of one
+    output that share a scale and, outside of engines, a zero point.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -61,23 +72,44 @@ def quantised_bytes(inputs: int, outputs: int, *, bits: int, block: int, dtype: 
     return outputs * blocks * (block * bits // 8 + BYTES[dtype] + (1 if bits == 8 else BYTES[dtype]))
 
 
-def check_weights(weights: WeightsSection, dtype: str, engines: str, target: str) -> None:
+def symmetric_bytes(inputs: int, outputs: int, *, bits: int, block: int, dtype: str) -> int:
+    """The same for engines: signed codes, and per block a scale in `dtype`."""
+    return outputs * inputs * bits // 8 + outputs * (inputs // block) * BYTES[dtype]
+
+
+def check_blocks(weights: WeightsSection, inputs: int, matrix: str) -> None:
+    """Refuse a block that does not divide a matrix's inputs, where the weights go into an engine.
+
+    Raises:
+        RecipeError: names the matrix and the blocks that would do.
+    """
+    if inputs % weights.block == 0:
+        return
+    fitting = [str(block) for block in BLOCKS if inputs % block == 0]
+    raise RecipeError(
+        f"weights.block is {weights.block}, and the matrix {matrix} has {inputs} inputs: TensorRT takes whole blocks",
+        hint=f"--set weights.block={fitting[-1]}" if fitting else "--set weights.format=none",
+    )
+
+
+def check_weights(weights: WeightsSection, dtype: str, target: Target) -> None:
     """Refuse a format that the target or the model's dtype has no operators for.
 
     Raises:
-        RecipeError: quantised weights for engines, or beside bfloat16.
+        RecipeError: the target lacks the precision, or it is beside bfloat16.
     """
     if weights.format == "none":
         return
-    if engines != "none":
+    if weights.format not in target.precisions:
         raise RecipeError(
-            f"weights.format is {weights.format!r}, and the target {target!r} runs TensorRT engines, whose weights are "
-            "in the model's dtype; quantised weights run on ONNX Runtime",
-            hint="--target cpu, or --set weights.format=none",
+            f"weights.format is {weights.format!r}, and target {target.name!r} computes in: "
+            f"{', '.join(target.precisions)}",
+            hint="--set weights.format=none",
         )
     if dtype == "bfloat16":
         raise RecipeError(
-            f"weights.format is {weights.format!r} and model.dtype is 'bfloat16', and ONNX Runtime multiplies by "
-            "quantised weights in float32 and float16",
-            hint="--set model.dtype=float32, or --set weights.format=none",
+            f"weights.format is {weights.format!r} and model.dtype is 'bfloat16', and quantised weights are multiplied "
+            "in float32 and float16",
+            hint=f"--set model.dtype={'float16' if target.engines != 'none' else 'float32'}, or --set "
+            "weights.format=none",
         )

@@ -18,6 +18,7 @@ from retentive_export.spec.manifest import Manifest, read_manifest, verify_files
 from retentive_export.validate.layers import StateLog
 from retentive_export.validate.metrics import StepReport, compare_logits
 from retentive_export.validate.result import ValidationReport, state_limits
+from retentive_export.validate.state import has_int4
 from retentive_export.validate.tokens import (
     GOLDEN,
     Tokens,
@@ -80,7 +81,7 @@ def validate_against(
     reference = open_backend(REFERENCES[against], directory, **shared)
     ours = open_backend(backend, directory, **{**options, **shared})
     geometry = manifest.plan().geometry
-    lockstep = layers or bool(geometry.coarse_rows and geometry.coarse_dtype == "int4")
+    lockstep = layers or has_int4(geometry)
     log = StateLog(geometry, state_limits(manifest, lockstep=lockstep))
     features = encode(reference, golden)
     run = _Run(ours, reference, features, lockstep, log)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from retentive_export.spec.arrays import Array
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["compare_states", "differing_rows"]
+__all__ = ["compare_states", "differing_rows", "has_int4"]
 
 _LEVELS = {"int8": 254, "int4": 14}
 
@@ -44,26 +44,45 @@ def compare_states(
             continue
         same = (ours[f"{prefix}.row_meta"] == reference[f"{prefix}.row_meta"]).all(axis=-1)
         rows = _rows_of(geometry, kind)
-        keep = np.ones(expected.shape[:2], bool) if rows is None else same[:, :, rows]
+        keep = np.ones(expected.shape[:2], bool) if rows is None else _per_head(same[:, :, rows], expected)
         if kind in ("key_codes", "value_codes"):
             error = _code_error(ours[name][keep], expected[keep], geometry.coarse_dtype)
+        elif kind == "latent_codes" and geometry.latent_dtype != "model":
+            error = _code_error(ours[name][keep], expected[keep], geometry.latent_dtype)
         else:
             error = _float_error(ours[name], expected, keep)
         errors[kind] = max(errors.get(kind, 0.0), error)
     return errors
 
 
+def has_int4(geometry: CacheGeometry) -> bool:
+    """Whether some local rows have 4 bits a number."""
+    coarse, latent = geometry.coarse_rows and geometry.coarse_dtype, geometry.latent_rows and geometry.latent_dtype
+    return "int4" in (coarse, latent)
+
+
+def _per_head(same: Array, expected: Array) -> Array:
+    """[B, H or 1, rows] for the heads of a tensor: with latent rows all heads keep the same tokens."""
+    return np.broadcast_to(same, (*expected.shape[:2], same.shape[2]))
+
+
 def _rows_of(geometry: CacheGeometry, kind: str) -> Array | None:
     """Rows of `row_meta` that a tensor's third axis stands for; None for a tensor without rows."""
     exact, local = geometry.exact_rows, geometry.local_rows
+    latent = exact + geometry.coarse_rows
     memory = np.arange(local, geometry.rows)
-    stored = {"exact": np.arange(exact), "coarse": np.arange(exact, local)}
-    stored[geometry.memory_store] = np.append(stored[geometry.memory_store], memory)
+    stored = {"exact": np.arange(exact), "coarse": np.arange(exact, latent), "latent": np.arange(latent, local)}
+    if geometry.memory_store != "latent":
+        stored[geometry.memory_store] = np.append(stored[geometry.memory_store], memory)
     if kind in ("key_rows", "value_rows"):
         return stored["exact"]
     if kind in ("key_codes", "value_codes", "value_scale"):
         return stored["coarse"]
-    return {"importance": np.arange(local), "entropy": np.arange(local), "memory_mass": memory}.get(kind)
+    if kind == "latent_codes":
+        return stored["latent"]
+    return {"importance": np.arange(local), "entropy": np.arange(local)}.get(
+        kind, memory if kind in ("memory_mass", "memory_latents") else None
+    )
 
 
 def _float_error(ours: Array, reference: Array, keep: Array) -> float:

@@ -13,7 +13,7 @@ import torch
 
 from retentive_export.backends import DecoderInputs, open_backend
 from retentive_export.backends.torch_backend import TorchBackend
-from retentive_export.backends.torch_decoder import DecodeLoop, read_key_scales
+from retentive_export.backends.torch_decoder import DecodeLoop, read_constants
 from retentive_export.errors import ArtifactError, DeviceError, InputError, MissingExtraError, RecipeError
 from retentive_export.pipeline import Job, build
 from retentive_export.runtime import Session
@@ -170,14 +170,15 @@ def test_wrong_inputs_are_refused(text_artifact: Path, vision_artifact: Path) ->
 def test_key_scales_are_the_exporters(vision_artifact: Path, text_artifact: Path) -> None:
     manifest = opened(vision_artifact).manifest
     want = Job(parse_recipe(manifest.recipe), target("cpu")).graph.key_scales
-    got = read_key_scales(vision_artifact, manifest)
+    got, bases = read_constants(vision_artifact, manifest)
+    assert bases is None
     assert got is not None
     assert want is not None
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-    assert read_key_scales(text_artifact, opened(text_artifact).manifest) is None
+    assert read_constants(text_artifact, opened(text_artifact).manifest) == (None, None)
     other = manifest.model_copy(update={"graphs": {"onnxruntime": manifest.vision_graph}})
-    with pytest.raises(ArtifactError, match="key scales of 0 layers"):
-        read_key_scales(vision_artifact, other)
+    with pytest.raises(ArtifactError, match=r"constants \(key_scale\) of 0 layers"):
+        read_constants(vision_artifact, other)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ def test_captured_decode_equals_eager(vision_artifact: Path, monkeypatch: pytest
         monkeypatch.setattr(torch.cuda, name, lambda *args: contextlib.nullcontext())
 
     eager = opened(vision_artifact)
-    scales = read_key_scales(vision_artifact, eager.manifest)
+    scales, _ = read_constants(vision_artifact, eager.manifest)
     device = torch.device("cpu")
     captured = opened(vision_artifact)
     captured._loop = DecodeLoop(captured._adapter, captured.manifest, device, scales, cuda_graph=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cache_helpers import key_scale_for, local_rows, make_tokens, run, split
+from cache_helpers import STRIDE, key_scale_for, local_rows, make_tokens, run, split
 
 from retentive_export.cache.gate import RowStatistics
 from retentive_export.cache.loop import CacheLoop
@@ -42,7 +42,9 @@ def statistics_after(chosen: Policy, count: int, base: CacheGeometry = GEOMETRY)
 
 def test_table_and_classes_agree() -> None:
     assert set(CLASSES) == set(POLICIES)
-    assert {n for n, s in POLICIES.items() if s.exportable} == {"retentive", "full", "streaming_llm", "h2o", "tova"}
+    assert {n for n, s in POLICIES.items() if s.exportable} == {
+        *("retentive", "coverage", "full", "streaming_llm", "h2o", "tova")
+    }
     for name, cls in CLASSES.items():
         spec = POLICIES[name]
         assert cls.name == spec.name == name
@@ -53,7 +55,7 @@ def test_table_and_classes_agree() -> None:
             spec.readout,
         )
         assert spec.summary
-        assert "arXiv" in (cls.__doc__ or "") or name in ("full", "random")
+        assert "arXiv" in (cls.__doc__ or "") or name in ("full", "random", "coverage")
 
 
 def test_unknown_policy_lists_the_known_ones() -> None:
@@ -226,3 +228,31 @@ def test_loop_drives_all_layers() -> None:
     assert all(torch.equal(a, b) for a, b in zip(loop.flat(), other.flat(), strict=True))
     loop.reset()
     assert all((layer["row_meta"] == -1).all() for layer in loop.state)
+
+
+def test_coverage_keeps_an_even_sample_of_the_frame_and_of_the_text() -> None:
+    """At any share: every eighth of the text and every 4 x 4 block of a 16 x 16 frame keeps about its share, heads keep
+    different rows, and positions far out are as exact as near ones."""
+    rows, heads = 256, 3
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    frame = (y * STRIDE + x).flatten().to(torch.int32)
+    for cell, start in ((frame, 0), (torch.full((rows,), -1), 0), (torch.full((rows,), -1), 2**31 - 1 - rows)):
+        statistics = RowStatistics(
+            importance=torch.zeros(1, heads, rows),
+            entropy=torch.zeros(1, heads, rows),
+            position=(start + torch.arange(rows)).to(torch.int32).expand(1, heads, -1),
+            cell=cell.to(torch.int32).expand(1, heads, -1),
+            end=torch.tensor([start + rows], dtype=torch.int32),
+            state={},
+            key_scale=None,
+            geometry=GEOMETRY,
+        )
+        score = policy("coverage").score(statistics)[0]
+        assert score.min() >= 0
+        assert score.max() < 1
+        for share in (0.5, 0.25, 0.125):
+            kept = score >= torch.quantile(score, 1 - share, dim=1, keepdim=True)
+            blocks = kept.view(heads, 4, 4, 4, 4).sum((2, 4)) if cell[0] >= 0 else kept.view(heads, 16, 16).sum(2)
+            assert (blocks - 16 * share).abs().max() <= 2
+            together = kept.sum(0)
+            assert (together > 0).float().mean() > 1.9 * share  # independent heads would share more

@@ -1,4 +1,4 @@
-"""`targets`, and the refusal to build engines for another machine."""
+"""`targets`, and which of them get a bundle here."""
 
 from __future__ import annotations
 
@@ -7,46 +7,34 @@ from pathlib import Path
 
 import pytest
 
-from retentive_export.backends.tensorrt import builder
+from retentive_export.bundle import make
 from retentive_export.errors import DeviceError, MissingExtraError
 from retentive_export.spec.targets import load_targets
 from tests.cli.calls import call
 
 
 @pytest.mark.parametrize(
-    ("here", "words"),
+    ("here", "bundles"),
     [
-        (DeviceError("no GPU can be used here"), "(SM 8.7): no GPU can be used here"),
-        (MissingExtraError.of("cuda-bindings", "cuda"), "'cuda-bindings', which is not installed"),
-        ((9, 0), "this machine's GPU has SM 9.0"),
+        (DeviceError("no GPU can be used here"), {"jetson-orin", "jetson-orin-nano", "jetson-thor", "h100"}),
+        (MissingExtraError.of("cuda-bindings", "cuda"), {"jetson-orin", "jetson-orin-nano", "jetson-thor", "h100"}),
+        ((8, 7), {"jetson-thor", "h100"}),
     ],
 )
-def test_engines_of_another_machine_are_not_built(
-    here: object, words: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_gets_a_bundle(here: object, bundles: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target of a known kind that this machine is not; where it is asked for, also one that it is."""
+
     def capability() -> object:
         if isinstance(here, Exception):
             raise here
         return here
 
-    monkeypatch.setattr(builder, "compute_capability", capability)
-    result = call("build", recipe_file, "--target", "jetson-orin", "-o", tmp_path / "out")
-    assert result.exit_code == 12
-    assert "target 'jetson-orin' builds its engines on the device itself (SM 8.7)" in result.stderr
-    assert words in result.stderr
-    assert "hint: here, 'plan RECIPE --target jetson-orin'" in result.stderr
-    assert "'--target onnx' makes the graphs" in result.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_right_machine_may_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a target that names no GPU asks for none."""
     known = load_targets()
-    monkeypatch.setattr(builder, "compute_capability", lambda: (8, 7))
-    for name in ("jetson-orin", "jetson-orin-nano", "tensorrt", "rtx", "cpu", "onnx"):
-        builder.check_machine(known[name])
-    with pytest.raises(DeviceError, match=r"SM 11\.0.*has SM 8\.7"):
-        builder.check_machine(known["jetson-thor"])
+    names = ["jetson-orin", "jetson-orin-nano", "jetson-thor", "h100", "tensorrt", "rtx", "cpu", "onnx"]
+    monkeypatch.setattr(make, "compute_capability", capability)
+    assert {name for name in names if make.makes_bundle(known[name])} == bundles
+    always = {name for name in names if make.makes_bundle(known[name], always=True)}
+    assert always == {"jetson-orin", "jetson-orin-nano", "jetson-thor", "h100"}
 
 
 def test_targets(targets_file: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.twin import build_recipe
+from tests.end_to_end.twin import QUANTISED, build_recipe
 
 
 @pytest.fixture(scope="session")
 def reference_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference VLM with a cache so small that every decode step evicts."""
     output = tmp_path_factory.mktemp("reference") / "bounded"
-    return build_recipe("reference-vlm", output, "cache.budget.rows=112", "golden_steps=4")
+    return build_recipe("reference-vlm", output, *QUANTISED, "cache.budget.rows=112", "golden_steps=4")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from retentive_export.runtime import Session
-from tests.end_to_end.twin import Twin, build_recipe
+from tests.end_to_end.twin import QUANTISED, Twin, build_recipe
 
 STEPS = 256
 
@@ -24,7 +24,7 @@ def test_256_steps_with_eviction_equal_the_reference(
     """Logits within 1e-3 of their range, the same victims at every step, the same tokens; both run freely."""
     artifact = reference_artifact
     if rows != "int8":
-        overrides = ("cache.budget.rows=112", "golden_steps=1", f"cache.rows.dtype={rows}")
+        overrides = (*QUANTISED, "cache.budget.rows=112", "golden_steps=1", f"cache.rows.dtype={rows}")
         artifact = build_recipe("reference-vlm", tmp_path / "out", *overrides)
     twin = Twin(artifact, sample)
     for part in twin.prefill:
@@ -49,7 +49,7 @@ def test_256_int4_steps_from_the_same_state_equal_the_reference(tmp_path: Path, 
     """A rounding difference of 1e-7 can flip an int4 code by a whole level, which two free runs never forget. So each
     step starts from the reference's state: same victims, same tokens, and codes that differ by one level at most, in
     fewer than one of 10,000."""
-    overrides = ("cache.budget.rows=112", "golden_steps=1", "cache.rows.dtype=int4")
+    overrides = (*QUANTISED, "cache.budget.rows=112", "golden_steps=1", "cache.rows.dtype=int4")
     twin = Twin(build_recipe("reference-vlm", tmp_path / "out", *overrides), sample)
     flips = codes = 0
     for index in range(len(twin.prefill) + STEPS):

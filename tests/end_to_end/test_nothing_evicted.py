@@ -11,7 +11,7 @@ from PIL import Image
 from retentive_export.pipeline import build
 from retentive_export.runtime import Sampler, Session
 from retentive_export.spec.recipe import parse_recipe
-from tests.end_to_end.twin import build_recipe
+from tests.end_to_end.twin import QUANTISED, build_recipe
 from tests.factories import make_adapter, make_image_processor, make_model, make_processor, make_tokenizer, photograph
 
 TOKENS = 64
@@ -68,7 +68,8 @@ def test_reference_vlm_equals_generate(tmp_path: Path, sample: dict[str, Any]) -
     from retentive_export.reference_vlm import weights_dir
 
     output = build_recipe(
-        "reference-vlm", tmp_path / "out", "cache.policy=full", "cache.rows.dtype=model", "golden_steps=1"
+        *("reference-vlm", tmp_path / "out", *QUANTISED),
+        *("cache.policy=full", "cache.rows.dtype=model", "golden_steps=1"),
     )
     session = Session.open(output, threads=1)
     session.observe(sample["picture"])

@@ -16,6 +16,9 @@ from retentive_export.pipeline import Job, build
 from retentive_export.spec.recipe import load_recipe, parse_recipe
 from retentive_export.spec.targets import target
 
+QUANTISED = ("cache.policy=retentive", "cache.rows.latent=null", "cache.memory={}")
+"""The reference VLM's recipe as it is for engines: int8 rows alone."""
+
 
 def build_recipe(name: str, output: Path, *overrides: str, target: str = "cpu") -> Path:
     """Build a recipe of the package with overrides."""
@@ -35,7 +38,7 @@ class Twin:
         picture = Sample(picture=sample["picture"], turns=turns)
         graph = job.graph
         self.geometry, self.layers = graph.geometry, graph.layers
-        self.loop = CacheLoop(graph.geometry, graph.gate, graph.layers, key_scales=graph.key_scales)
+        self.loop = CacheLoop(graph.geometry, graph.gate, graph.layers, key_scales=graph.key_scales, bases=graph.bases)
         self.loop.reset()
         self.run = ReferenceRun(graph, self.loop, *visual_features(job.adapter, job.layout, picture))
         self.stream = job.stream(picture)

@@ -215,3 +215,33 @@ def test_statistics_that_nobody_reads_are_not_computed() -> None:
     assert {node.domain for node in graph.graph} == {""}
     assert "Softmax" in kinds(graph)
     assert "Log" not in kinds(graph)
+
+
+def ancestors(node: ir.Node) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    stack = [node]
+    while stack:
+        for source in stack.pop().inputs:
+            producer = source.producer() if source is not None else None
+            if producer is not None and producer not in found:
+                found.add(producer)
+                stack.append(producer)
+    return found
+
+
+@pytest.mark.parametrize("which", ["text_artifact", "full_artifact"])
+def test_no_state_of_an_artifact_is_written_before_it_is_read(which: str, request: pytest.FixtureRequest) -> None:
+    """The second is a full cache, whose victims depend on no statistic."""
+    graph = ir.load(request.getfixturevalue(which) / "decoder.onnx").graph
+    past = {value.name: value for value in graph.inputs}
+    checked = 0
+    for output in graph.outputs:
+        if not str(output.name).startswith("present."):
+            continue
+        write = output.producer()
+        assert write is not None
+        known = ancestors(write)
+        for use in past[str(output.name).replace("present.", "past.", 1)].uses():
+            assert use.node is write or use.node in known, f"{output.name}, {use.node.name}"
+            checked += 1
+    assert checked > 10

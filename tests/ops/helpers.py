@@ -6,6 +6,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.step import empty_state, layer_step
 from retentive_export.ops.contract import DOMAIN, OPS, VERSION, attributes
 from retentive_export.ops.onnx_functions import OPSET, example_inputs, function_body
@@ -29,6 +30,30 @@ GEOMETRIES = {
     ),
     "untracked": CacheGeometry(**BASE, exact_rows=13, track_importance=False, track_entropy=False),
     "batch": CacheGeometry(**BASE, batch=2, exact_rows=13, **MEMORY),
+    "latent": CacheGeometry(**BASE, exact_rows=0, latent_rows=17, latent_rank=6),
+    "exact+latent-memory": CacheGeometry(
+        **BASE, batch=2, exact_rows=9, latent_rows=14, latent_rank=6, memory_store="latent", **MEMORY
+    ),
+    "int8+latent4-memory": CacheGeometry(
+        **BASE,
+        exact_rows=0,
+        coarse_rows=9,
+        latent_rows=14,
+        latent_rank=8,
+        latent_dtype="int4",
+        memory_store="latent",
+        **MEMORY,
+    ),
+    "exact+int4+latent": CacheGeometry(
+        **BASE,
+        exact_rows=8,
+        coarse_rows=6,
+        coarse_dtype="int4",
+        latent_rows=9,
+        latent_rank=5,
+        latent_dtype="model",
+        track_entropy=False,
+    ),
 }
 GATE = GateConfig(
     retention=SigmoidGate(enabled=True, weight=1.5, bias=0.5),
@@ -57,30 +82,44 @@ def key_scale(geometry):
     return torch.full((geometry.kv_heads, geometry.head_dim), 0.03) if geometry.coarse_rows else None
 
 
+def latent_basis(geometry):
+    """Orthonormal columns, scaled so that latents of standard normal keys and values fill their codes."""
+    if not geometry.latent_rows:
+        return None
+    heads, dim, rank = geometry.kv_heads, geometry.head_dim, geometry.latent_rank
+    generator = torch.Generator().manual_seed(1)
+    columns, _ = torch.linalg.qr(torch.randn(heads * 2 * dim, rank, generator=generator))
+    step = {"int8": 0.03, "int4": 0.5, "model": 1.0}[geometry.latent_dtype]
+    mean = 0.3 * torch.randn(heads, 2 * dim, generator=generator)
+    columns = columns.reshape(heads, 2 * dim, rank)
+    return LatentBasis(columns / step, columns * step, mean)
+
+
 def random_state(geometry, tokens, generator):
     """The reference's state after `tokens` random tokens."""
     state, seen = empty_state(geometry), 0
     while seen < tokens:
         steps = min(geometry.chunk, tokens - seen)
         fresh = random_tokens(geometry, steps, seen, generator)
-        _, state = layer_step(*fresh, state, key_scale(geometry), geometry=geometry, gate=GATE, scale=SCALE)
+        constants = {"geometry": geometry, "gate": GATE, "scale": SCALE, "basis": latent_basis(geometry)}
+        _, state = layer_step(*fresh, state, key_scale(geometry), **constants)
         seen += steps
     return state
 
 
-_SESSIONS: dict[tuple[str, CacheGeometry], ort.InferenceSession] = {}
+_SESSIONS: dict[tuple[str, CacheGeometry, GateConfig], ort.InferenceSession] = {}
 
 
-def run_function(op, geometry, named):
+def run_function(op, geometry, named, gate=GATE):
     """Outputs of the operator's ONNX function under ONNX Runtime, as a dict of tensors."""
-    session = _SESSIONS.get((op, geometry))
+    session = _SESSIONS.get((op, geometry, gate))
     if session is None:
-        session = _SESSIONS[op, geometry] = _session(op, geometry)
+        session = _SESSIONS[op, geometry, gate] = _session(op, geometry, gate)
     outputs = session.run(None, {name: named[name].numpy() for name in OPS[op].input_names(geometry)})
     return {name: torch.from_numpy(x) for name, x in zip(OPS[op].output_names(geometry), outputs, strict=True)}
 
 
-def _session(op, geometry):
+def _session(op, geometry, gate):
     contract = OPS[op]
     inputs = []
     for name, example in example_inputs(op, geometry, 1).items():
@@ -98,13 +137,13 @@ def _session(op, geometry):
         else ir.AttrInt64s(k, v)
         if isinstance(v, list)
         else ir.AttrInt64(k, v)
-        for k, v in attributes(geometry, GATE, SCALE).items()
+        for k, v in attributes(geometry, gate, SCALE).items()
     ]
     node = ir.Node(DOMAIN, op, inputs, constants, num_outputs=len(names))
     for output, name in zip(node.outputs, names, strict=True):
         output.name = f"{name}_result"
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": OPSET, DOMAIN: VERSION}, name="one")
-    function = function_body(op, geometry, GATE, SCALE)
+    function = function_body(op, geometry, gate, SCALE)
     model = ir.Model(graph, ir_version=10, functions=[function])
     proto = ir.to_proto(model)
     options = ort.SessionOptions()

@@ -10,7 +10,9 @@ from retentive_export.cache.step import layer_step
 from retentive_export.ops.contract import encode_config
 from retentive_export.ops.torch_ops import step_in_place
 from retentive_export.spec.geometry import CacheGeometry
-from tests.ops.helpers import GATE, GEOMETRIES, SCALE, key_scale, random_state, random_tokens
+from tests.ops.helpers import GATE, GEOMETRIES, SCALE, key_scale, latent_basis, random_state, random_tokens
+
+KERNELS = [name for name, geometry in GEOMETRIES.items() if not geometry.latent_rows]
 
 
 @pytest.fixture(params=list(GEOMETRIES))
@@ -20,11 +22,9 @@ def geometry(request: pytest.FixtureRequest) -> CacheGeometry:
 
 def test_a_loop_in_place_equals_one_out_of_place(geometry: CacheGeometry) -> None:
     """Bit by bit over 40 steps; the state's tensors stay where they are."""
-    scale = key_scale(geometry)
-    loops = [
-        CacheLoop(geometry, GATE, 1, step=step, key_scales=None if scale is None else [scale])
-        for step in (step_in_place, layer_step)
-    ]
+    scale, basis = key_scale(geometry), latent_basis(geometry)
+    constants = {"key_scales": None if scale is None else [scale], "bases": None if basis is None else [basis]}
+    loops = [CacheLoop(geometry, GATE, 1, step=step, **constants) for step in (step_in_place, layer_step)]
     for loop in loops:
         loop.reset()
     before = [tensor.data_ptr() for tensor in loops[0].flat()]
@@ -42,6 +42,7 @@ def test_a_loop_in_place_equals_one_out_of_place(geometry: CacheGeometry) -> Non
     assert [tensor.data_ptr() for tensor in loops[0].flat()] == before
 
 
+@pytest.mark.parametrize("geometry", [GEOMETRIES[name] for name in KERNELS], ids=KERNELS)
 def test_the_operator_passes_opcheck(geometry: CacheGeometry) -> None:
     generator = torch.Generator().manual_seed(6)
     state = random_state(geometry, 40, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from retentive_export.errors import InputError, RecipeError
-from retentive_export.planner import Assumptions, Plan, plan_recipe, read_measured
+from retentive_export.planner import Assumptions, Plan, limits, plan_recipe, read_measured
 from retentive_export.planner.estimates import decoder_activations, tokens_per_second, workspace
 from retentive_export.planner.state import split_state
 from retentive_export.runtime import Session
@@ -236,3 +237,20 @@ def test_other_files_are_no_measurements(text: str, tmp_path: Path) -> None:
         read_measured(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_measured(tmp_path / "absent.json")
+
+
+def test_what_the_kernels_do_not_compute_is_refused(tmp_path: Path) -> None:
+    """For engines alone, and with the limits that the kernels state."""
+    header = (Path(__file__).resolve().parents[2] / "plugins/include/retentive/params.h").read_text()
+    assert f"#define RETENTIVE_MAX_STEPS {limits.MOST_CHUNK}\n" in header
+    assert f"#define RETENTIVE_MAX_HEAD_DIM {limits.MOST_HEAD_DIM}\n" in header
+    wide = ["cache.chunk=1032", "cache.window=1100"]
+    with pytest.raises(RecipeError, match=r"cache\.chunk is 1032, .* 'jetson-orin' take at most 1024") as error:
+        plan_recipe(load_recipe("qwen3-vl-4b", wide), target("jetson-orin"))
+    assert error.value.hint == "--set cache.chunk=1024"
+    plan_recipe(load_recipe("qwen3-vl-4b", wide), target("onnx"))
+    geometry = plan_recipe(load_recipe("qwen3-vl-4b"), target("jetson-orin")).cache.geometry
+    for size in (264, 100):
+        with pytest.raises(RecipeError, match=rf"head size is {size}, .* multiples of 8 up to 256"):
+            limits.check_kernels(dataclasses.replace(geometry, head_dim=size), target("h100"))
+        limits.check_kernels(dataclasses.replace(geometry, head_dim=size), target("cpu"))

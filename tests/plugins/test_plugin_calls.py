@@ -12,7 +12,8 @@ from torch import Tensor
 from retentive_export.ops import torch_ops
 from retentive_export.ops.contract import OPS, attributes, encode_config
 from retentive_export.spec.geometry import CacheGeometry
-from tests.ops.helpers import GATE, GEOMETRIES, SCALE, key_scale, random_state, random_tokens
+from tests.ops.helpers import GATE, SCALE, key_scale, random_state, random_tokens
+from tests.plugins.plugin_cases import SERVED
 from tests.plugins.plugin_driver import Offer, PluginLibrary
 
 TORCH = {
@@ -20,7 +21,7 @@ TORCH = {
     "EntropyGate": torch_ops.gate,
     "StateTransition": torch_ops.transition,
 }
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+every_geometry = pytest.mark.parametrize("geometry", SERVED.values(), ids=SERVED)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from retentive_export.cache.loop import CacheLoop
 from retentive_export.cache.step import layer_step
 from retentive_export.errors import ArtifactError, InputError
 from retentive_export.ops import native, torch_ops
+from retentive_export.ops.constants import constants_of
 from retentive_export.ops.contract import OPS, encode_config
 from retentive_export.ops.dispatch import ALIGNMENT, NativeOperators, enable_cuda
 from retentive_export.runtime import Session
@@ -63,7 +64,7 @@ def assert_close(got: Tensor, want: Tensor, name: str, geometry: CacheGeometry) 
 
 
 def packed(op: str, state: dict[str, Tensor], geometry: CacheGeometry) -> list[Tensor]:
-    return torch_ops._pack(op, state, None if op == "EntropyGate" else key_scale(geometry), geometry)
+    return torch_ops._pack(op, state | constants_of(key_scale(geometry), None), geometry)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

@@ -163,7 +163,7 @@ def test_policy_table() -> None:
         geometry = CacheGeometry(**{**VALID, **spec.geometry_flags})
         assert geometry.track_importance == spec.track_importance
         assert geometry.readout == (spec.readout or "none")
-    with pytest.raises(RecipeError, match="policy is 'lru', and must be one of full, h2o"):
+    with pytest.raises(RecipeError, match="policy is 'lru', and must be one of coverage, full, h2o"):
         policy_spec("lru")
 
 

@@ -39,13 +39,19 @@ def recipe_of(**cache: Any) -> Recipe:
 
 CACHES = st.fixed_dictionaries(
     {
-        "policy": st.sampled_from(["retentive", "streaming_llm", "h2o", "tova"]),
+        "policy": st.sampled_from(["retentive", "coverage", "streaming_llm", "h2o", "tova"]),
         "readout": st.sampled_from(["mass", "residual", "none"]),
         "sinks": st.integers(0, 4),
         "window": st.integers(1, 12),
         "chunk": st.integers(1, 12),
         "rows": st.fixed_dictionaries(
-            {"dtype": st.sampled_from(["model", "int8", "int4"]), "exact": st.sampled_from([0, 0, 4, 16, 20])}
+            {
+                "dtype": st.sampled_from(["model", "int8", "int4"]),
+                "exact": st.sampled_from([0, 0, 4, 16, 20]),
+                "latent": st.sampled_from(
+                    [None, None, {"rank": 2}, {"rank": 4, "dtype": "int4", "front": 16}, {"rank": 3, "dtype": "model"}]
+                ),
+            }
         ),
         "memory": st.fixed_dictionaries(
             {
@@ -144,7 +150,7 @@ def test_default_memory_follows_the_frame() -> None:
         ),
         ({"budget": {"fraction": 0.001}}, ["cache.budget.fraction is 0.001 of 4096 tokens", "smallest"]),
         ({"policy": "snapkv"}, ["cache.policy 'snapkv'", "reference only"]),
-        ({"policy": "lru"}, ["'lru'", "must be one of full, h2o"]),
+        ({"policy": "lru"}, ["'lru'", "must be one of coverage, full, h2o"]),
         (
             {"memory": {"grid": [2, 2]}},
             ["cache.memory.grid is [2, 2]", "takes no frames", "leave cache.memory.grid null"],
@@ -157,3 +163,13 @@ def test_refusals_say_what_and_what_would_do(cache: dict[str, Any], words: list[
         plan_cache(recipe_of(**cache), text_shape(), None)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "momentkv", "key_norm"])
+def test_policies_without_an_operator_are_planned_for_the_reference_alone(name: str) -> None:
+    recipe = recipe_of(policy=name, readout="mass", budget={"fraction": 0.5}, context=1024)
+    with pytest.raises(RecipeError, match="PyTorch reference only"):
+        plan_cache(recipe, text_shape(), None)
+    plan = plan_cache(recipe, text_shape(), None, export=False)
+    assert plan.geometry.readout == ("moments" if name == "momentkv" else "mass")
+    assert 0 < plan.full_cache_bytes // 2 - plan.state_bytes < plan.layers * plan.geometry.state_bytes // 8

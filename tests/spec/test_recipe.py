@@ -244,6 +244,15 @@ def test_bytes(text: str, expected: int) -> None:
 
 def test_carried_recipes_are_complete() -> None:
     assert "reference-vlm" in recipe_names()
+    shown = load_recipe("reference-vlm")
+    assert shown.on("none") is shown
+    assert shown.cache.rows.latent is not None
+    on_engines = shown.on("device").cache
+    assert (on_engines.policy, on_engines.rows.dtype, on_engines.rows.latent) == ("retentive", "int8", None)
+    assert on_engines.budget.fraction == 0.1
+    by_hand = ["cache.budget.rows=99", "cache.rows.dtype=int4", "cache.policy=h2o"]
+    cache = load_recipe("reference-vlm", by_hand).on("device").cache
+    assert (cache.budget.rows, cache.rows.dtype, cache.rows.latent, cache.policy) == (99, "int4", None, "h2o")
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name

@@ -43,7 +43,6 @@ template <int kDim> struct CoarseRows<kDim, 8> : LoadedRows<uint2, kDim> {
     using Loaded = LoadedRows<uint2, kDim>;
     using Loaded::kKeyLoads, Loaded::kValueLoads, Loaded::key, Loaded::value;
     using Operand = __nv_bfloat16;
-    static constexpr bool kMayBeFresh = false;
 
     __device__ __forceinline__ void sanitize_keys(bool) const {} // codes are finite
     __device__ __forceinline__ void sanitize_values(bool) const {}
@@ -90,7 +89,6 @@ template <int kDim> struct CoarseRows<kDim, 4> {
     static constexpr int kKeyLoads = kDim / 64;
     static constexpr int kValueLoads = kDim / 128 > 0 ? kDim / 128 : 1;
     using Operand = __nv_bfloat16;
-    static constexpr bool kMayBeFresh = false;
 
     uint2 key[2][kKeyLoads];
     uint2 value[4][kValueLoads];
@@ -128,35 +126,6 @@ template <int kDim> struct CoarseRows<kDim, 4> {
                     const uint2 high =
                         kDim >= 128 ? nibbles(at, 64 * (h + kValueLoads) + 8 * g, dim) : make_uint2(0, 0);
                     value[k][h] = make_uint2(low.x | high.x << 4, low.y | high.y << 4);
-                }
-            }
-        }
-    }
-
-    // The same from a tile in shared memory (staging.cuh), with D = kDim; with kDim = 64 half of the value bytes
-    // repeat.
-    __device__ __forceinline__ void fetch_keys(const char *tile) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int i = 0; i < kKeyLoads; ++i)
-                key[half][i] = Staging<kDim / 2>::template fetch<uint2>(tile, 8 * half + g, 32 * i + 8 * t);
-    }
-
-    __device__ __forceinline__ void fetch_values(const char *tile) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            const int row = 2 * t + k % 2 + k / 2 * 8;
-#pragma unroll
-            for (int h = 0; h < kValueLoads; ++h) {
-                if constexpr (kDim >= 128) {
-                    value[k][h] = Staging<kDim / 2>::template fetch<uint2>(tile, row, 64 * h + 8 * g);
-                } else { // lanes g >= 4 hold the high nibbles of the bytes of lanes g - 4
-                    const uint2 both = Staging<kDim / 2>::template fetch<uint2>(tile, row, 8 * (g % 4));
-                    const int shift = g / 4 * 4;
-                    value[k][h] = make_uint2(both.x >> shift & 0x0f0f0f0fu, both.y >> shift & 0x0f0f0f0fu);
                 }
             }
         }

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(RETENTIVE_MAX_HEAD_DIM)
     const size_t first = size_t(query) * view.splits;
     if (threadIdx.x < kWarpSize) {
         const SplitRows rows = sum_rows(view.rows, view.splits);
-        const Running all = gather_splits(view.stats + first, view.splits);
+        const Running all = gather_splits(view.stats + first, view.stats + first, view.splits);
         if (threadIdx.x == 0) {
             norm = norm_of(all, token, rows.visual, params.gate, shape.G);
             reinterpret_cast<QueryNorm *>(static_cast<char *>(params.workspace) +

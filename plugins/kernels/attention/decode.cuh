@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention/norms.cuh"
+#include "attention/staging.cuh"
 
 namespace retentive {
 
@@ -28,24 +29,64 @@ struct SplitView {
     }
 };
 
+// What a block needs of its head before anything else, on its way through shared memory: a load would have to wait for
+// those that come after it.
+struct HeadAhead {
+    static constexpr int kQueries = kFinishThreads / kWarpSize; // the first ones, one a warp
+
+    SplitStats stats[kQueries][kAhead];
+    SplitRows rows[kAhead];
+    float logits[kQueries]; // of the new token
+    int2 token;
+
+    // All threads of the block.
+    __device__ __forceinline__ void send(const Shape &s, const SplitView &view, const int32_t *token_meta) {
+        const int warp = warp_index(), lane = threadIdx.x % kWarpSize, splits = min(view.splits, kAhead);
+        if (warp < s.G) {
+            const char *from = reinterpret_cast<const char *>(view.stats + size_t(warp) * view.splits);
+            for (int i = lane; i < 2 * splits; i += kWarpSize)
+                copy_async16(reinterpret_cast<char *>(stats[warp]) + 16 * i, from + 16 * i);
+            if (lane == 0)
+                copy_async<4>(&logits[warp], view.logits + size_t(warp) * view.logit_stride + s.fresh_logits());
+        }
+        if (int(threadIdx.x) < splits) copy_async16(&rows[threadIdx.x], view.rows + threadIdx.x);
+        if (threadIdx.x == 0) copy_async<8>(&token, token_meta);
+        commit_copies();
+    }
+
+    // All threads of the block; synchronises.
+    __device__ __forceinline__ void arrive() const {
+        wait_for_copies<0>();
+        __syncthreads();
+    }
+};
+
 // What a block knows of its head: shared memory, filled by load().
 struct DecodeHead {
     QueryNorm norms[kMaxGroups];
+    float2 fresh[kMaxGroups]; // what each query gives to the new token: received, surprise
     SplitRows rows;
 
-    // All threads of the block; synchronises.
-    __device__ __forceinline__ void load(const Shape &s, const SplitView &view, const RetentiveGate &gate, int2 token) {
+    // `ahead` has arrived. All threads of the block; synchronises.
+    __device__ __forceinline__ void load(const Shape &s, const SplitView &view, const HeadAhead &ahead,
+                                         const RetentiveGate &gate) {
         const int warp = warp_index(), warps = blockDim.x / kWarpSize;
-        const SplitRows sum = sum_rows(view.rows, view.splits);
-        const bool valid = token.x >= 0, text = valid && token.y < 0;
-        const QueryToken query = {valid, text, valid && !text, 1.0f, 1.0f};
+        const SplitRows sum = sum_rows(ahead.rows, view.rows, view.splits);
+        if (warp < s.G) set(warp, s, view, ahead.stats[warp], ahead.logits[warp], sum.visual, gate, ahead.token);
 #pragma unroll 1
-        for (int g = warp; g < s.G; g += warps) {
-            const Running all = gather_splits(view.stats + size_t(g) * view.splits, view.splits);
-            if (threadIdx.x % kWarpSize == 0) norms[g] = norm_of(all, query, sum.visual, gate, s.G);
-        }
+        for (int g = warp + warps; g < s.G; g += warps)
+            set(g, s, view, view.stats + size_t(g) * view.splits,
+                view.logits[size_t(g) * view.logit_stride + s.fresh_logits()], sum.visual, gate, ahead.token);
         if (threadIdx.x == 0) rows = sum;
         __syncthreads();
+    }
+
+    // Of the new token.
+    __device__ __forceinline__ float2 fresh_statistics(int groups) const {
+        float2 sum = make_float2(0, 0);
+#pragma unroll 1
+        for (int g = 0; g < groups; ++g) sum.x += fresh[g].x, sum.y += fresh[g].y;
+        return sum;
     }
 
     // Mean over text queries, of which there is the group's or none.
@@ -56,12 +97,25 @@ struct DecodeHead {
         return sum / float(groups);
     }
 
-    __device__ __forceinline__ void column(const SplitView &view, int groups, int column, bool visual, float &received,
+    __device__ __forceinline__ void column(const SplitView &view, int groups, int logit, bool visual, float &received,
                                            float &surprise) const {
         received = surprise = 0.0f;
 #pragma unroll 2
         for (int g = 0; g < groups; ++g)
-            add_column(norms[g], view.logits[size_t(g) * view.logit_stride + column], visual, received, surprise);
+            add_column(norms[g], view.logits[size_t(g) * view.logit_stride + logit], visual, received, surprise);
+    }
+
+  private:
+    // Query head g; `first`: its first splits.
+    __device__ __forceinline__ void set(int g, const Shape &s, const SplitView &view, const SplitStats *first,
+                                        float logit, float rows_visual, const RetentiveGate &gate, int2 token) {
+        const Running all = gather_splits(first, view.stats + size_t(g) * view.splits, view.splits);
+        if (threadIdx.x % kWarpSize != 0) return;
+        const bool valid = token.x >= 0, text = valid && token.y < 0;
+        const QueryNorm norm = norm_of(all, {valid, text, valid && !text, 1.0f, 1.0f}, rows_visual, gate, s.G);
+        float2 own = make_float2(0, 0);
+        add_column(norm, logit, valid && !text, own.x, own.y);
+        norms[g] = norm, fresh[g] = own;
     }
 };
 
@@ -97,21 +151,24 @@ template <typename Element>
 __global__ void __launch_bounds__(kFinishThreads)
     attention_decode(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
                      const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
+    __shared__ HeadAhead ahead;
     __shared__ DecodeHead head;
     const SplitView view(shape, plan, at, params.workspace, int(blockIdx.y));
     const int bh = blockIdx.y;
 
     let_next_kernel_start();
     wait_for_previous_kernel();
-    const int2 token = load_meta(params.token_meta, size_t(bh / shape.Hkv));
-    head.load(shape, view, params.gate, token);
+    ahead.send(shape, view, params.token_meta + 2 * (bh / shape.Hkv));
+    ahead.arrive();
+    const int2 token = ahead.token;
+    head.load(shape, view, ahead, params.gate);
     if (int(blockIdx.x) >= at.column_blocks)
         return decode_output(shape, view, head, blockIdx.x - at.column_blocks, at.output_blocks,
                              static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < shape.columns; c += at.column_blocks * blockDim.x) {
         const int2 meta = c < shape.R ? load_meta(params.state.row_meta, size_t(bh) * shape.R + c) : token;
         float received, surprise;
-        head.column(view, shape.G, c, meta.x >= 0 && meta.y >= 0, received, surprise);
+        head.column(view, shape.G, shape.logit_of(c), meta.x >= 0 && meta.y >= 0, received, surprise);
         params.received[size_t(bh) * shape.columns + c] = received;
         params.surprise[size_t(bh) * shape.columns + c] = surprise;
     }

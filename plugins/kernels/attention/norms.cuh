@@ -19,17 +19,19 @@ __device__ __forceinline__ QueryNorm norm_of(const Running &all, const QueryToke
                                              const RetentiveGate &gate, int groups) {
     QueryNorm norm;
     norm.maximum = all.maximum;
-    norm.inverse = 1.0f / all.sum;
-    const float inverse_visual = norm.inverse / fmaxf(all.visual * norm.inverse, kTiny);
+    norm.inverse = 1.0f / (all.local.sum + all.rest.sum);
+    const float visual = all.local.visual + all.rest.visual;
+    const float inverse_visual = norm.inverse / fmaxf(visual * norm.inverse, kTiny);
     norm.log_visual = logf(inverse_visual);
     const float received = token.valid ? gate.importance_gain * token.importance_kept / float(groups) : 0.0f;
     const float surprise = token.text ? gate.entropy_gain * token.entropy_kept / float(groups) : 0.0f;
     norm.received_factor = received * norm.inverse, norm.surprise_factor = surprise * inverse_visual;
     norm.text = token.text ? 1.0f : 0.0f;
-    const float entropy = -inverse_visual * (all.weighted + all.visual * norm.log_visual);
+    const float entropy =
+        -inverse_visual * ((all.local.weighted + all.rest.weighted) * kLn2 + visual * norm.log_visual);
     norm.entropy = fmaxf(entropy, 0.0f) / logf(fmaxf(rows_visual + float(token.visual), 2.0f));
-    norm.local_received = norm.received_factor * all.local;
-    const float local = -inverse_visual * (all.local_weighted + all.local_visual * norm.log_visual);
+    norm.local_received = norm.received_factor * all.local.sum;
+    const float local = -inverse_visual * (all.local.weighted * kLn2 + all.local.visual * norm.log_visual);
     norm.local_surprise = surprise * fmaxf(local, 0.0f);
     return norm;
 }
@@ -43,14 +45,19 @@ __device__ __forceinline__ void add_column(const QueryNorm &norm, float s, bool 
     if (visual) surprise -= norm.surprise_factor * e * log_share;
 }
 
-// Sum over a head's splits, in order.
-__device__ __forceinline__ SplitRows sum_rows(const SplitRows *splits, int count) {
+// Sum over a head's splits, in order; every lane of the warp gets it. `ahead` [kAhead] has the first ones.
+__device__ __forceinline__ SplitRows sum_rows(const SplitRows *ahead, const SplitRows *splits, int count) {
     SplitRows sum = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 2
     for (int i = threadIdx.x % kWarpSize; i < count; i += kWarpSize) {
-        sum.importance += splits[i].importance, sum.entropy += splits[i].entropy;
-        sum.occupied += splits[i].occupied, sum.visual += splits[i].visual;
+        const SplitRows rows = i < kAhead ? ahead[i] : splits[i];
+        sum.importance += rows.importance, sum.entropy += rows.entropy;
+        sum.occupied += rows.occupied, sum.visual += rows.visual;
     }
     return SplitRows{warp_sum(sum.importance), warp_sum(sum.entropy), warp_sum(sum.occupied), warp_sum(sum.visual)};
+}
+__device__ __forceinline__ SplitRows sum_rows(const SplitRows *splits, int count) {
+    return sum_rows(splits, splits, count);
 }
 
 } // namespace retentive

@@ -1,8 +1,9 @@
-// First launch of the attention: each block attends to a part of the rows ("split") for one or four tiles of 8 queries.
+// First launch of the attention where attention_split (split.cuh) does not serve: each block attends to a part of the
+// rows ("split") for one or four tiles of 8 queries.
 //
 // A warp takes 16 rows at a time (warp.cuh), keeps a running softmax and the sums that the entropy gate's statistics
-// need. With few queries (decode) the warps of a block share its rows and add up at the end; with many (prefill) each
-// warp has its own queries and the rows come from the L1 cache for all but one.
+// need. With few queries the warps of a block share its rows and add up at the end; with many (prefill) each warp has
+// its own queries and the rows come from the L1 cache for all but one.
 #pragma once
 
 #include <type_traits>
@@ -11,18 +12,15 @@
 
 namespace retentive {
 
-// alone: each warp has queries of its own. The others: the warps share a query tile and take turns at the rows; staged:
-// rows come through shared memory, which needs rows that begin at multiples of 16 bytes; direct: any rows.
-enum class Mode { alone, staged, direct };
+// alone: each warp has queries of its own; shared: the warps share a query tile and take turns at the rows.
+enum class Mode { alone, shared };
 
 // Shared memory: per query tile of the block the exact operands, and the coarse ones where there are coarse rows; with
-// rows per warp, staged rows, and after the last tile the warps' sums in their place.
+// a shared query tile, the warps' sums.
 template <typename Element, int kDim, Mode kMode> struct PartialShared {
-    static constexpr bool kRowsPerWarp = kMode != Mode::alone;
+    static constexpr bool kRowsPerWarp = kMode == Mode::shared;
     static constexpr int kQueryBytes = Traits<Element>::kTerms * QueryTile<kDim>::kTermSize * 2;
-    static constexpr int kStageBytes = kMode == Mode::staged ? Staged<kDim * 2>::kBytes : 0; // of a warp
-    static constexpr int kSumBytes = kTileQueries * kDim * int(sizeof(float));               // of a warp
-    static constexpr int kWarpBytes = kStageBytes > kSumBytes ? kStageBytes : kSumBytes;
+    static constexpr int kWarpBytes = kTileQueries * kDim * int(sizeof(float)); // sums
 
     static __host__ __device__ __forceinline__ int query_bytes(const Shape &s) {
         return (kRowsPerWarp ? 1 : kAttentionWarps) * (s.F > 0 ? 2 : 1) * kQueryBytes;
@@ -53,78 +51,44 @@ template <int kSets> __device__ __forceinline__ void store_sums(const float (&su
         }
 }
 
-// A warp's way through its tiles. kBits: 4 or 8, of the coarse rows; 0: there are none; kAnyBits: whatever there is.
-constexpr int kAnyBits = -1;
-template <typename Element, int kDim, Mode kMode, int kBits> struct Attending {
+// A warp's way through its tiles, in the order exact, coarse, fresh.
+template <typename Element, int kDim, Mode kMode> struct Attending {
     using Warp = Partial<Element, kDim>;
     using Operand = typename Traits<Element>::Operand;
-    using Plain = std::conditional_t<kMode == Mode::alone, Prefetched, Direct>;
-    template <int kRowBytes> using Feed = std::conditional_t<kMode == Mode::staged, Staged<kRowBytes>, Plain>;
+    using Feed = std::conditional_t<kMode == Mode::alone, Prefetched, Direct>;
 
     Warp &warp;
     const TileTurn turn;
-    Feed<kDim * 2> exact_feed;
-    Feed<kDim> feed8;
-    Feed<kDim / 2> feed4;
-
-    // `memory`: of the warp, where rows are staged.
-    __device__ __forceinline__ Attending(Warp &mine, const TileTurn &order, char *memory)
-        : warp(mine), turn(order), exact_feed(memory), feed8(memory), feed4(memory) {}
-
-    // Send for the first rows; no queries are needed yet.
-    __device__ __forceinline__ void start(bool statistics) {
-        const AttentionPlan &plan = warp.plan;
-        const int exact = turn.first(0), coarse = turn.first(plan.exact_tiles);
-        const bool has_exact = exact < plan.exact_tiles;
-        if (!has_exact && (kBits == 0 || coarse >= plan.coarse_tiles)) return;
-        const Source from = has_exact ? warp.exact_rows() : warp.coarse_rows();
-        const int tile = has_exact ? exact : coarse;
-        if (has_exact)
-            exact_feed.start(from, tile);
-        else if (has8())
-            feed8.start(from, tile);
-        else
-            feed4.start(from, tile);
-        warp.early = warp.load_words(from, tile, statistics);
-        warp.has_early = true;
-    }
 
     // factors: of the exact and of the coarse queries. `statistics`: sum importance and entropy over the rows.
     __device__ __forceinline__ void attend(const Operand *queries, const __nv_bfloat16 *coarse_queries,
-                                           const float (&factors)[2], bool statistics) {
+                                           const float (&factors)[2], bool statistics) const {
         const AttentionPlan &plan = warp.plan;
 #pragma unroll 1
-        for (int part = 0; part < 2;
-             ++part) { // one piece of code for exact rows and for new tokens, with the coarse rows between
-            if constexpr (kBits != 0)
-                if (part == 1) {
-                    warp.query_factor = factors[1];
-                    coarse_tiles(coarse_queries, turn.first(plan.exact_tiles), plan.coarse_tiles, statistics);
-                }
+        for (int part = 0; part < 2; ++part) { // one piece of code for exact rows and for new tokens
+            if (part == 1) {
+                warp.query_factor = factors[1];
+                coarse_tiles(coarse_queries, turn.first(plan.exact_tiles), plan.coarse_tiles, statistics);
+            }
             warp.query_factor = factors[0];
             const Source rows = part == 0 ? warp.exact_rows() : warp.fresh_rows();
             const int first = turn.first(part == 0 ? 0 : plan.exact_tiles + plan.coarse_tiles);
-            warp.template tiles<ExactRows<Element, kDim>>(rows, exact_feed, queries, first,
+            warp.template tiles<ExactRows<Element, kDim>>(rows, Feed(), queries, first,
                                                           part == 0 ? plan.exact_tiles : plan.fresh_tiles, turn.readers,
                                                           statistics);
         }
     }
 
   private:
-    __device__ __forceinline__ bool has8() const {
-        return kBits == kAnyBits ? warp.params.geometry.coarse_dtype == RETENTIVE_INT8 : kBits == 8;
-    }
-
-    __device__ __forceinline__ void coarse_tiles(const __nv_bfloat16 *queries, int first, int last, bool statistics) {
+    __device__ __forceinline__ void coarse_tiles(const __nv_bfloat16 *queries, int first, int last,
+                                                 bool statistics) const {
         if (first >= last) return;
-        if constexpr (kBits != 4)
-            if (has8())
-                warp.template tiles<CoarseRows<kDim, 8>>(warp.coarse_rows(), feed8, queries, first, last, turn.readers,
-                                                         statistics);
-        if constexpr (kBits != 8)
-            if (!has8())
-                warp.template tiles<CoarseRows<kDim, 4>>(warp.coarse_rows(), feed4, queries, first, last, turn.readers,
-                                                         statistics);
+        if (warp.params.geometry.coarse_dtype == RETENTIVE_INT8)
+            warp.template tiles<CoarseRows<kDim, 8>>(warp.coarse_rows(), Feed(), queries, first, last, turn.readers,
+                                                     statistics);
+        else
+            warp.template tiles<CoarseRows<kDim, 4>>(warp.coarse_rows(), Feed(), queries, first, last, turn.readers,
+                                                     statistics);
     }
 };
 
@@ -160,12 +124,12 @@ __device__ __forceinline__ void join_warps(const Shape &s, const AttentionPlan &
 
 // Blocks on a multiprocessor: what the registers allow without spilling.
 template <typename Element, int kDim, Mode kMode>
-constexpr int kPartialBlocks = kDim > 128              ? (kMode == Mode::staged ? 2 : 1)
-                               : kMode == Mode::staged ? 4
-                                                       : (sizeof(Element) == 4 || kDim > 64 ? 2 : 3);
+constexpr int kPartialBlocks = kDim > 128                          ? (kMode == Mode::shared ? 2 : 1)
+                               : sizeof(Element) == 4 || kDim > 64 ? 2
+                                                                   : 3;
 
 // `statistics`: also sum importance and entropy over the rows, for the whole step.
-template <typename Element, int kDim, Mode kMode, int kBits>
+template <typename Element, int kDim, Mode kMode>
 __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<Element, kDim, kMode>))
     attention_partial(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
                       const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
@@ -183,7 +147,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<El
     const int split = blockIdx.x, bh = blockIdx.z;
 
     Partial<Element, kDim> mine(params, shape, plan);
-    mine.bh = bh, mine.batch = bh / shape.Hkv;
+    mine.bh = bh;
     mine.query_tile = kRowsPerWarp ? blockIdx.y : blockIdx.y * kAttentionWarps + warp;
     const int query = mine.query_tile * kTileQueries + g;
     mine.logits = shape.T > 1 || query >= shape.GT
@@ -193,7 +157,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<El
     const bool busy = mine.query_tile < plan.query_tiles;
     const TileTurn turn = {kRowsPerWarp ? split * kAttentionWarps + warp : split,
                            plan.splits * (kRowsPerWarp ? kAttentionWarps : 1)};
-    const bool has_coarse = kBits == kAnyBits ? shape.F > 0 : kBits != 0;
+    const bool has_coarse = shape.F > 0;
     const int slot = kRowsPerWarp ? 0 : warp;
     Operand *queries = reinterpret_cast<Operand *>(shared + slot * Layout::kQueryBytes);
     __nv_bfloat16 *coarse_queries =
@@ -203,9 +167,8 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<El
     let_next_kernel_start();
     wait_for_previous_kernel();
 
-    Attending<Element, kDim, kMode, kBits> attending(mine, turn, warp_memory + warp * Layout::kWarpBytes);
+    const Attending<Element, kDim, kMode> attending{mine, turn};
     const bool sum_rows = statistics && mine.query_tile == 0;
-    if constexpr (kMode == Mode::staged) attending.start(sum_rows);
     const int stager = kRowsPerWarp ? warp : 0, stagers = kRowsPerWarp ? kAttentionWarps : 1;
     if (busy) {
         stage_queries<Element, Operand, kDim, false>(params, shape, bh, mine.query_tile, stager, stagers, queries,

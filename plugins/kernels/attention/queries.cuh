@@ -42,8 +42,7 @@ __device__ __forceinline__ void stage_queries(const RetentiveAttentionParams &pa
         float factor = 1.0f;
         if constexpr (kNormalise) { // into [256, 512): float16 would overflow, or lose small queries
             largest = warp_max(largest);
-            const int exponent = largest > 0.0f ? int(__float_as_uint(largest) >> 23) - 126 : 0; // largest < 2^exponent
-            factor = __uint_as_float(unsigned(127 + max(min(exponent - 9, 100), -100)) << 23);
+            factor = query_factor(largest);
         }
         if (lane == 0) factors[q] = factor;
         const float inverse = 1.0f / factor; // exact

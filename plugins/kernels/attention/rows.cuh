@@ -6,7 +6,7 @@
 // 8 g + j, so that a lane again loads 8 adjacent channels of a row.
 #pragma once
 
-#include "attention/staging.cuh"
+#include "common/device.cuh"
 
 namespace retentive {
 
@@ -32,6 +32,12 @@ template <typename Operand, int kTerms> __device__ __forceinline__ void split(fl
         terms[i] = from_float<Operand>(x);
         x -= to_float(terms[i]);
     }
+}
+
+// The power of two that brings a query whose largest magnitude this is into [256, 512).
+__device__ __forceinline__ float query_factor(float largest) {
+    const int exponent = largest > 0.0f ? int(__float_as_uint(largest) >> 23) - 126 : 0; // largest < 2^exponent
+    return __uint_as_float(unsigned(127 + max(min(exponent - 9, 100), -100)) << 23);
 }
 
 // Operand A from two terms of 8 rows each: rows 0-7 hold the first, rows 8-15 the second.
@@ -81,7 +87,6 @@ template <int kDim> struct QueryTile {
 template <typename Word, int kDim> struct LoadedRows {
     static constexpr int kKeyLoads = kDim / 32, kValueLoads = kDim / 64;
     static constexpr int kBytes = sizeof(Word) / 8; // of a channel
-    using Tile = Staging<kDim * kBytes>;
 
     Word key[2][kKeyLoads];
     Word value[4][kValueLoads];
@@ -91,7 +96,7 @@ template <typename Word, int kDim> struct LoadedRows {
         const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const char *at = place_of(rows, min(row + 8 * half + g, n - 1), dim, 8 * t);
+            const char *at = row_at(rows, min(row + 8 * half + g, n - 1), dim, 8 * t);
 #pragma unroll
             for (int i = 0; i < kKeyLoads; ++i)
                 key[half][i] = 32 * i + 8 * t < dim ? load_word<Word>(at + 32 * i * kBytes) : Word{};
@@ -102,34 +107,15 @@ template <typename Word, int kDim> struct LoadedRows {
         const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            const char *at = place_of(rows, min(row + 2 * t + k % 2 + k / 2 * 8, n - 1), dim, 8 * g);
+            const char *at = row_at(rows, min(row + 2 * t + k % 2 + k / 2 * 8, n - 1), dim, 8 * g);
 #pragma unroll
             for (int h = 0; h < kValueLoads; ++h)
                 value[k][h] = 64 * h + 8 * g < dim ? load_word<Word>(at + 64 * h * kBytes) : Word{};
         }
     }
 
-    // The same from a tile in shared memory (staging.cuh).
-    __device__ __forceinline__ void fetch_keys(const char *tile) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int i = 0; i < kKeyLoads; ++i)
-                key[half][i] = Tile::template fetch<Word>(tile, 8 * half + g, (32 * i + 8 * t) * kBytes);
-    }
-
-    __device__ __forceinline__ void fetch_values(const char *tile) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-#pragma unroll
-            for (int h = 0; h < kValueLoads; ++h)
-                value[k][h] = Tile::template fetch<Word>(tile, 2 * t + k % 2 + k / 2 * 8, (64 * h + 8 * g) * kBytes);
-    }
-
   private:
-    static __device__ __forceinline__ const char *place_of(const void *rows, int row, int dim, int channel) {
+    static __device__ __forceinline__ const char *row_at(const void *rows, int row, int dim, int channel) {
         return static_cast<const char *>(rows) + (size_t(row) * dim + channel) * kBytes;
     }
 };
@@ -139,7 +125,6 @@ template <typename Element, int kDim> struct ExactRows : LoadedRows<uint4, kDim>
     using Loaded = LoadedRows<uint4, kDim>;
     using Loaded::kKeyLoads, Loaded::kValueLoads, Loaded::key, Loaded::value;
     using Operand = Element;
-    static constexpr bool kMayBeFresh = true;
 
     __device__ __forceinline__ void sanitize_keys(bool wanted) {
         if (!wanted) return;
@@ -199,7 +184,6 @@ template <typename Element, int kDim> struct ExactRows : LoadedRows<uint4, kDim>
 template <int kDim> struct ExactRows<float, kDim> {
     static constexpr int kKeyLoads = kDim / 32, kValueLoads = kDim / 64;
     using Operand = __nv_bfloat16;
-    static constexpr bool kMayBeFresh = true;
 
     const float *keys, *values;
     int first_key, first_value, rows, dim_;

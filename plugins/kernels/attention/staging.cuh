@@ -1,15 +1,24 @@
-// Tiles of 16 rows on their way through shared memory: copied asynchronously, 16 bytes at a time, so that the bytes in
-// flight take no registers; swizzled so that the operand loads of rows.cuh and coarse_rows.cuh meet no bank conflicts.
+// Rows on their way through shared memory: copied asynchronously, 16 bytes at a time, so that the bytes in flight take
+// no registers; swizzled so that the operand loads of split_rows.cuh meet no bank conflicts.
 #pragma once
 
 #include "common/device.cuh"
 
 namespace retentive {
 
+__device__ __forceinline__ unsigned shared_address(const void *shared) {
+    return unsigned(__cvta_generic_to_shared(shared));
+}
+
 // 16 bytes, or zeros where `there` is false.
 __device__ __forceinline__ void copy_async16(void *shared, const void *global, bool there = true) {
-    const unsigned to = unsigned(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(there ? 16 : 0)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+}
+// 4 or 8 bytes.
+template <int kBytes> __device__ __forceinline__ void copy_async(void *shared, const void *global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(shared)), "l"(global), "n"(kBytes)
                  : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -19,53 +28,58 @@ template <int kPending> __device__ __forceinline__ void wait_for_copies() {
     __syncwarp();
 }
 
-// kRowBytes: 32, 64, 128, 256 or 512 in shared memory; a row may have fewer bytes, in multiples of 16.
-template <int kRowBytes> struct Staging {
-    static constexpr int kTileBytes = kTileRows * kRowBytes;
-    static constexpr int kPieces = kRowBytes / 16; // of 16 bytes
+// Where a piece of 16 bytes lies: eight fill all banks. Rows of 16-bit numbers are read by ldmatrix, the same piece of
+// eight rows at once; codes by lanes 4 g + t, for keys from row g, for values from rows 2 t.
+template <int kRowBytes, bool kCodes> __device__ __forceinline__ int place_of(int row, int piece) {
+    if constexpr (!kCodes)
+        piece ^= row & 7;
+    else if constexpr (kRowBytes >= 128)
+        piece ^= (row & 1) << 2 ^ (row & 6);
+    else if constexpr (kRowBytes == 64)
+        piece ^= row & 2, row ^= row >> 2 & 1;
+    return row * kRowBytes + piece * 16;
+}
 
-    // Where byte `at` of a row lies. Eight pieces fill all banks: rows that are read together get different ones.
-    static __device__ __forceinline__ int place(int row, int at) {
-        const int spread = kPieces >= 8 ? ((row >> 1 ^ row << 1) & 2) * 2 + (row & 2) : kPieces == 4 ? row & 2 : 0;
-        return row * kRowBytes + (at ^ spread * 16);
-    }
+// Stages of kRows rows (16 or 32) of kRowBytes bytes (32 to 512, a power of two); rows of 16-bit numbers may have fewer
+// bytes, in multiples of 16.
+template <int kRows, int kRowBytes, bool kCodes> struct Staging {
+    static constexpr int kPieces = kRowBytes / 16;
+    static constexpr int kAtOnce = kWarpSize / kPieces; // rows
+    static_assert(kAtOnce >= 1 && kAtOnce <= kRows);
 
-    template <typename Word> static __device__ __forceinline__ Word fetch(const char *tile, int row, int at) {
-        return *reinterpret_cast<const Word *>(tile + place(row, at));
-    }
-
-    // One warp starts to copy rows row .. row + 15 of `from` [n, row_bytes]; rows at or past n are zeros.
-    static __device__ __forceinline__ void copy(const char *from, int row, int n, int row_bytes, char *tile) {
-        constexpr int kRows = kWarpSize / kPieces > 0 ? kWarpSize / kPieces : 1; // that the warp takes at once
-        const int lane = threadIdx.x % kWarpSize, first = lane / kPieces, piece = lane % kPieces * 16;
-        if (row_bytes == kRowBytes && row + kTileRows <= n) { // nearly always: all offsets are constants
+    // One warp starts to copy rows row .. row + kRows - 1 of `from` [n, row_bytes]; rows at or past n are zeros.
+    static __device__ __forceinline__ void copy(const char *from, int row, int n, int row_bytes, char *stage) {
+        const int lane = threadIdx.x % kWarpSize, first = lane / kPieces, piece = lane % kPieces;
+        if (__builtin_expect((kCodes || row_bytes == kRowBytes) && row + kRows <= n, 1)) { // all offsets are constants
             const char *at = from + size_t(row) * kRowBytes + lane * 16;
 #pragma unroll
-            for (int r = 0; r < kTileRows; r += kRows) copy_async16(tile + place(r + first, piece), at + r * kRowBytes);
+            for (int r = 0; r < kRows; r += kAtOnce)
+                copy_async16(stage + place_of<kRowBytes, kCodes>(r + first, piece), at + r * kRowBytes);
             return;
         }
 #pragma unroll 1
-        for (int r = first; r < kTileRows; r += kRows)
-            if (piece < row_bytes)
-                copy_async16(tile + place(r, piece), from + size_t(min(row + r, n - 1)) * row_bytes + piece,
-                             row + r < n);
+        for (int r = first; r < kRows; r += kAtOnce)
+            if (piece * 16 < row_bytes)
+                copy_async16(stage + place_of<kRowBytes, kCodes>(r, piece),
+                             from + size_t(min(row + r, n - 1)) * row_bytes + piece * 16, row + r < n);
     }
 
-    // One warp sanitises the first rows of a tile of 16-bit numbers.
-    template <typename Element> static __device__ __forceinline__ void sanitize(char *tile, int rows) {
+    // One warp sanitises the first rows of a stage of 16-bit numbers.
+    template <typename Element> static __device__ __forceinline__ void sanitize(char *stage, int rows) {
 #pragma unroll 1
-        for (int i = threadIdx.x % kWarpSize; i < min(rows, kTileRows) * kRowBytes / 4; i += kWarpSize) {
-            uint32_t &pair = reinterpret_cast<uint32_t *>(tile)[i];
+        for (int i = threadIdx.x % kWarpSize; i < rows * kRowBytes / 4; i += kWarpSize) {
+            uint32_t &pair = reinterpret_cast<uint32_t *>(stage)[i];
             pair = sanitize_pair<Element>(pair);
         }
         __syncwarp();
     }
-
-    // Bytes behind a row's end are read, and must not be NaN; they are never overwritten.
-    static __device__ __forceinline__ void clear(char *tile) {
-        for (int i = threadIdx.x % kWarpSize; i < kTileBytes / 16; i += kWarpSize)
-            reinterpret_cast<uint4 *>(tile)[i] = make_uint4(0, 0, 0, 0);
-    }
 };
+
+// Bytes behind a row's end are read, and must not be NaN; they are never overwritten.
+__device__ __forceinline__ void clear_stage(char *stage, int bytes) {
+    for (int i = threadIdx.x % kWarpSize; i < bytes / 16; i += kWarpSize)
+        reinterpret_cast<uint4 *>(stage)[i] = make_uint4(0, 0, 0, 0);
+    __syncwarp();
+}
 
 } // namespace retentive

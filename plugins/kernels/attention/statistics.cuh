@@ -54,16 +54,16 @@ template <typename Element, int kDim> struct StatisticsTile {
 
     __device__ __forceinline__ StatisticsTile(Partial<Element, kDim> &warp, int number) {
         const Shape &s = warp.shape;
-        const AttentionPlan &plan = warp.plan;
+        const int exact_tiles = ceil_div(s.E, kTileRows), coarse_tiles = ceil_div(s.F, kTileRows);
         bits8 = warp.params.geometry.coarse_dtype == RETENTIVE_INT8;
         tile = number;
-        if (tile < plan.exact_tiles) {
+        if (tile < exact_tiles) {
             kind = exact;
             rows.load_keys(static_cast<const Element *>(warp.params.state.key_rows) + size_t(warp.bh) * s.E * s.D,
                            tile * kTileRows, s.E, s.D);
             rows.sanitize_keys(false);
             take(warp, warp.exact_rows());
-        } else if ((tile -= plan.exact_tiles) < plan.coarse_tiles) {
+        } else if ((tile -= exact_tiles) < coarse_tiles) {
             kind = coarse;
             const int width = bits8 ? s.D : s.D / 2;
             const char *codes = static_cast<const char *>(warp.params.state.key_codes) + size_t(warp.bh) * s.F * width;
@@ -72,7 +72,7 @@ template <typename Element, int kDim> struct StatisticsTile {
             else
                 rows4.load_keys(codes, tile * kTileRows, s.F, s.D);
             take(warp, warp.coarse_rows());
-        } else if ((tile -= plan.coarse_tiles) < plan.fresh_tiles) {
+        } else if ((tile -= coarse_tiles) < ceil_div(s.T, kTileRows)) {
             kind = fresh;
             rows.load_keys(static_cast<const Element *>(warp.params.key) + size_t(warp.bh) * s.T * s.D,
                            tile * kTileRows, s.T, s.D);
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize)
         reinterpret_cast<const QueryNorm *>(static_cast<const char *>(params.workspace) + at.norms) +
         size_t(bh) * shape.GT;
     Partial<Element, kDim> mine(params, shape, plan);
-    mine.bh = bh, mine.batch = bh / shape.Hkv;
+    mine.bh = bh;
     const StatisticsTile<Element, kDim> tile(mine, blockIdx.x * kAttentionWarps + warp);
     TileStatistics sums;
     for (int query_tile = 0; query_tile < plan.query_tiles; ++query_tile) {

@@ -3,6 +3,7 @@
 
 #include "attention/launches.h"
 #include "attention/partial.cuh"
+#include "attention/split.cuh"
 #include "attention/statistics.cuh"
 #include "common/launch.cuh"
 
@@ -16,30 +17,50 @@ template <typename Kernel> int32_t allow_shared(Kernel *kernel, size_t bytes) {
                        "cudaFuncSetAttribute");
 }
 
-template <typename Element, int kDim, Mode kMode, int kBits>
-int32_t partial_in(const RetentiveAttentionParams &params, const Shape &s, const AttentionPlan &plan, bool statistics,
-                   void *stream) {
-    const auto kernel = attention_partial<Element, kDim, kMode, kBits>;
-    const size_t shared = PartialShared<Element, kDim, kMode>::bytes(s);
+// The grid and the arguments are the same for all kernels of the first launch.
+template <typename Kernel>
+int32_t launch_first(const char *name, Kernel *kernel, size_t shared, const RetentiveAttentionParams &params,
+                     const Shape &s, const AttentionPlan &plan, bool statistics, void *stream) {
     if (const int32_t status = allow_shared(kernel, shared)) return status;
     const dim3 grid(unsigned(plan.splits), unsigned(plan.query_blocks), unsigned(s.BH));
-    return launch("attention_partial", kernel, grid, kAttentionWarps * kWarpSize, shared, stream, params, s, plan,
+    return launch(name, kernel, grid, kAttentionWarps * kWarpSize, shared, stream, params, s, plan,
                   AttentionWorkspace(s, plan), statistics);
+}
+
+template <typename Element, int kDim, int kRows, int kBits>
+int32_t split_rows(const RetentiveAttentionParams &params, const Shape &s, const AttentionPlan &plan, bool statistics,
+                   void *stream) {
+    return launch_first("attention_split", attention_split<Element, kDim, kRows, kBits>,
+                        SplitShared<Element, kDim, kRows, kBits>::kBytes, params, s, plan, statistics, stream);
+}
+
+template <typename Element, int kDim, int kBits>
+int32_t split_in(const RetentiveAttentionParams &params, const Shape &s, const AttentionPlan &plan, bool statistics,
+                 void *stream) {
+    if constexpr (kDim <= 128)
+        if (plan.turn_rows == kStageRows)
+            return split_rows<Element, kDim, kStageRows, kBits>(params, s, plan, statistics, stream);
+    return split_rows<Element, kDim, kTileRows, kBits>(params, s, plan, statistics, stream);
+}
+
+template <typename Element, int kDim, Mode kMode>
+int32_t partial_in(const RetentiveAttentionParams &params, const Shape &s, const AttentionPlan &plan, bool statistics,
+                   void *stream) {
+    return launch_first("attention_partial", attention_partial<Element, kDim, kMode>,
+                        PartialShared<Element, kDim, kMode>::bytes(s), params, s, plan, statistics, stream);
 }
 
 template <typename Element, int kDim>
 int32_t partial_of(const RetentiveAttentionParams &params, const Shape &s, bool statistics, void *stream) {
     const AttentionPlan plan(s, params.geometry);
-    if (!plan.rows_per_warp)
-        return partial_in<Element, kDim, Mode::alone, kAnyBits>(params, s, plan, statistics, stream);
-    if constexpr (sizeof(Element) == 2) { // decode's instruction cache holds one kind of coarse rows
-        if (s.F == 0) return partial_in<Element, kDim, Mode::staged, 0>(params, s, plan, statistics, stream);
-        if (s.D == kDim)
-            return params.geometry.coarse_dtype == RETENTIVE_INT8
-                       ? partial_in<Element, kDim, Mode::staged, 8>(params, s, plan, statistics, stream)
-                       : partial_in<Element, kDim, Mode::staged, 4>(params, s, plan, statistics, stream);
+    if (!plan.rows_per_warp) return partial_in<Element, kDim, Mode::alone>(params, s, plan, statistics, stream);
+    if constexpr (sizeof(Element) == 2) { // a kernel for each kind of codes: the instruction cache is small
+        if (plan.staged && s.F == 0) return split_in<Element, kDim, 0>(params, s, plan, statistics, stream);
+        if (plan.staged && params.geometry.coarse_dtype == RETENTIVE_INT8)
+            return split_in<Element, kDim, 8>(params, s, plan, statistics, stream);
+        if (plan.staged) return split_in<Element, kDim, 4>(params, s, plan, statistics, stream);
     }
-    return partial_in<Element, kDim, Mode::direct, kAnyBits>(params, s, plan, statistics, stream);
+    return partial_in<Element, kDim, Mode::shared>(params, s, plan, statistics, stream);
 }
 
 template <typename Element, int kDim>
@@ -48,7 +69,7 @@ int32_t statistics_of(const RetentiveAttentionParams &params, const Shape &s, vo
     const auto kernel = attention_statistics<Element, kDim>;
     const size_t shared = StatisticsShared<Element, kDim>::bytes(s);
     if (const int32_t status = allow_shared(kernel, shared)) return status;
-    const int tiles = plan.exact_tiles + plan.coarse_tiles + plan.fresh_tiles;
+    const int tiles = ceil_div(s.E, kTileRows) + ceil_div(s.F, kTileRows) + ceil_div(s.T, kTileRows);
     const dim3 grid(unsigned(ceil_div(tiles, kAttentionWarps)), unsigned(s.BH));
     return launch("attention_statistics", kernel, grid, kAttentionWarps * kWarpSize, shared, stream, params, s, plan,
                   AttentionWorkspace(s, plan));

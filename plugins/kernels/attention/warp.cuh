@@ -7,15 +7,6 @@
 
 namespace retentive {
 
-// What is read of a tile's rows besides keys and values, lane i % 16 row i; it is on its way while the tile before is
-// used.
-struct RowWords {
-    int2 meta;
-    float mass;      // of a memory row
-    float scale;     // of a coarse row's values
-    float statistic; // of an occupied local row: importance in lanes 0 .. 15, entropy in the others
-};
-
 // What a warp must know of a tile's 16 rows besides keys and values: bit i of a mask is row i.
 struct TileMeta {
     unsigned visual, local;
@@ -32,16 +23,14 @@ template <typename Element, int kDim> struct Partial {
     const RetentiveAttentionParams &params;
     const Shape &shape;
     const AttentionPlan &plan;
-    int bh, batch;
+    int bh;
     int query_tile; // this warp's
     float *logits;  // of the lane's query, two columns per lane of the four on; nullptr: no logits are kept
     Running running;
     float sums[kSets][8][4];
-    float importance = 0, entropy = 0; // lane i < 16 and lane i >= 16
+    float importance = 0, entropy = 0; // of lane i < 16
     int occupied = 0, visual = 0;
     float query_factor = 1.0f; // power of two that the queries' operands were divided by
-    RowWords early;            // of the first tile, where they were sent for ahead of the queries
-    bool has_early = false;
 
     __device__ __forceinline__ Partial(const RetentiveAttentionParams &p, const Shape &s, const AttentionPlan &a)
         : params(p), shape(s), plan(a) {
@@ -57,49 +46,22 @@ template <typename Element, int kDim> struct Partial {
     __device__ __forceinline__ int row_in(int tile) const { return tile * kTileRows + int(threadIdx.x % kTileRows); }
 
     __device__ __forceinline__ RowWords load_words(const Source &from, int tile, bool statistics) const {
-        const int at = row_in(tile);
-        RowWords words = {make_int2(-1, -1), 0.0f, 0.0f, 0.0f};
-        if (at >= from.rows) return words;
-        if (from.kind == Source::fresh) {
-            words.meta = load_meta(params.token_meta, size_t(batch) * shape.T + at);
-            return words;
-        }
-        const bool coarse = from.kind == Source::coarse;
-        const int row = coarse ? shape.X + at : shape.row_of_exact(at);
-        words.meta = load_meta(params.state.row_meta, size_t(bh) * shape.R + row);
-        if (coarse) words.scale = params.state.value_scale[size_t(bh) * shape.F + at];
-        const int memory = at - (coarse ? shape.Y : shape.X);
-        if (memory >= 0) {
-            words.mass = params.state.memory_mass[size_t(bh) * shape.M + memory];
-        } else if (statistics) {
-            const float *all = threadIdx.x % kWarpSize < kTileRows ? params.state.importance : params.state.entropy;
-            if (all != nullptr) words.statistic = all[size_t(bh) * shape.C + row];
-        }
-        return words;
+        return RowWordsOf(sources(), from, statistics).load(row_in(tile));
     }
 
     __device__ __forceinline__ TileMeta digest(const RowWords &words, const Source &from, int tile) {
-        const int at = row_in(tile), locals = from.kind == Source::exact    ? shape.X
-                                              : from.kind == Source::coarse ? shape.Y
-                                                                            : 0;
-        const bool there = at < from.rows, occupied_row = words.meta.x >= 0, local_row = at < locals;
+        const int at = row_in(tile);
+        const bool occupied_row = words.meta.x >= 0, local_row = at < min(from.locals, from.rows);
         TileMeta meta;
         meta.visual = __ballot_sync(kFullWarp, occupied_row && words.meta.y >= 0) & 0xffffu;
         meta.local = __ballot_sync(kFullWarp, local_row) & 0xffffu;
         meta.scale = words.scale;
-        meta.bias = occupied_row ? 0.0f : there ? kMasked * kLog2e : kNothing;
-        if (occupied_row && !local_row && from.kind != Source::fresh)
-            meta.bias =
-                words.mass > 0.0f ? (logf(fmaxf(words.mass, kTiny)) + params.gate.beta) * kLog2e : kMasked * kLog2e;
+        meta.bias = row_bias(params.gate, from, at, words);
         if (from.kind == Source::fresh) return meta;
         visual += __popc(meta.visual);
         occupied += __popc(__ballot_sync(kFullWarp, occupied_row && local_row) & 0xffffu);
-        if (occupied_row) {
-            if (threadIdx.x % kWarpSize < kTileRows)
-                importance += words.statistic;
-            else
-                entropy += words.statistic;
-        }
+        if (occupied_row && threadIdx.x % kWarpSize < kTileRows)
+            importance += words.importance, entropy += words.entropy;
         return meta;
     }
 
@@ -137,52 +99,25 @@ template <typename Element, int kDim> struct Partial {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             const int i = 2 * t + k % 2 + k / 2 * 8;
-            const float e = power_of_2(s[k] - running.maximum);
-            running.add(e, s[k], meta.visual >> i & 1, meta.local >> i & 1);
+            const float distance = s[k] - running.maximum, e = power_of_2(distance);
+            running.add(e, distance, meta.visual >> i & 1, meta.local >> i & 1);
             p[k] = e * kProbabilityScale<Element>;
             if (coarse) p[k] *= __shfl_sync(kFullWarp, meta.scale, i);
         }
     }
 
+    // Whole tiles: there is room behind the last row.
     __device__ __forceinline__ void keep_logits(const float (&s)[4], const Source &from, int tile) const {
         if (logits == nullptr) return;
-        const int at = tile * kTileRows;
-        if (at + kTileRows <= (from.kind == Source::exact ? shape.X : from.rows)) {
-            float *to = logits +
-                        (from.kind == Source::exact    ? 0
-                         : from.kind == Source::coarse ? shape.X
-                                                       : shape.R) +
-                        at;
-            to[0] = s[0], to[1] = s[1], to[8] = s[2], to[9] = s[3];
-            return;
-        }
-        keep_last_logits(s, from, at);
+        float *to = logits + from.logit + tile * kTileRows;
+        *reinterpret_cast<float2 *>(to) = make_float2(s[0], s[1]);
+        *reinterpret_cast<float2 *>(to + 8) = make_float2(s[2], s[3]);
     }
 
-    // Of a tile at the end of a store, or where the exact store's memory begins.
-    __device__ __forceinline__ void keep_last_logits(const float (&s)[4], const Source &from, int at) const {
-        const int t = threadIdx.x % 4;
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            const int i = k % 2 + k / 2 * 8, row = at + 2 * t + i;
-            if (row >= from.rows) continue;
-            const int column = from.kind == Source::exact ? shape.row_of_exact(row)
-                                                          : (from.kind == Source::coarse ? shape.X : shape.R) + row;
-            logits[column - 2 * t] = s[k];
-        }
-    }
-
-    __device__ __forceinline__ Source exact_rows() const {
-        return Source(params.state.key_rows, params.state.value_rows, bh, shape.E, shape.D,
-                      shape.D * int(sizeof(Element)), Source::exact);
-    }
-    __device__ __forceinline__ Source coarse_rows() const {
-        const int bytes = params.geometry.coarse_dtype == RETENTIVE_INT8 ? shape.D : shape.D / 2;
-        return Source(params.state.key_codes, params.state.value_codes, bh, shape.F, shape.D, bytes, Source::coarse);
-    }
-    __device__ __forceinline__ Source fresh_rows() const {
-        return Source(params.key, params.value, bh, shape.T, shape.D, shape.D * int(sizeof(Element)), Source::fresh);
-    }
+    __device__ __forceinline__ HeadSources sources() const { return {params, shape, bh}; }
+    __device__ __forceinline__ Source exact_rows() const { return sources().template exact<Element>(); }
+    __device__ __forceinline__ Source coarse_rows() const { return sources().coarse(); }
+    __device__ __forceinline__ Source fresh_rows() const { return sources().template fresh<Element>(); }
 
     // Rows of a tile that the lane's query may not see, a bit each: new tokens that come after it.
     __device__ __forceinline__ unsigned hidden_rows(const Source &from, int tile) const {
@@ -194,13 +129,12 @@ template <typename Element, int kDim> struct Partial {
 
     // Tiles first, first + step, ... below last of a source; `feed` (feed.cuh) brings the rows.
     template <typename Rows, typename Feed>
-    __device__ __forceinline__ void tiles(const Source &from, Feed &feed, const typename Rows::Operand *queries,
+    __device__ __forceinline__ void tiles(const Source &from, const Feed &feed, const typename Rows::Operand *queries,
                                           int first, int last, int step, bool statistics) {
         if (first >= last) return;
         Rows rows;
         feed.begin(rows, from, first);
-        RowWords words = has_early ? early : load_words(from, first, statistics);
-        has_early = false;
+        RowWords words = load_words(from, first, statistics);
 #pragma unroll 1
         for (int tile = first; tile < last; tile += step) {
             const int next = tile + step;

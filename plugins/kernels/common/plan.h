@@ -18,6 +18,7 @@ constexpr int kWarpSize = 32;
 constexpr int kTileRows = 16;   // rows that a warp takes at once: one k step of the value product
 constexpr int kTileQueries = 8; // queries of a tile; their rounding errors fill the other 8 rows of the 16-row operand
 constexpr int kAttentionWarps = 4;
+constexpr int kStageRows = 32; // rows of 16-bit numbers or codes that a warp has on their way at once, with D up to 128
 constexpr int kMultiprocessors = 132; // that the work is cut for; smaller GPUs take it in waves
 constexpr int kMaxSplits = 132;
 constexpr int kFinishThreads = 256;
@@ -47,34 +48,61 @@ struct Shape {
 
     // Row number in the layer's index space of a row of the exact store; of the coarse store it is X + row.
     RETENTIVE_HD int row_of_exact(int row) const { return row < X ? row : row + Y; }
+    // A query's logits (T = 1) lie as the rows do: those of the exact store, of the coarse one, of the new token. Each
+    // begins a whole stage after the one before, so that stages are written as they come.
+    RETENTIVE_HD int coarse_logits() const { return ceil_div(E, kStageRows) * kStageRows; }
+    RETENTIVE_HD int fresh_logits() const { return coarse_logits() + ceil_div(F, kStageRows) * kStageRows; }
+    RETENTIVE_HD int logits() const { return fresh_logits() + kStageRows; }
+    RETENTIVE_HD int logit_of_local(int row) const { return row < X ? row : coarse_logits() + row - X; }
+    RETENTIVE_HD int logit_of(int column) const {
+        if (column >= R) return fresh_logits() + column - R;
+        return column < C || F > Y ? logit_of_local(column) : column - Y;
+    }
     // First row and number of rows of a tier.
     RETENTIVE_HD int tier_first(int tier) const { return tier == 0 && X > 0 ? 0 : X; }
     RETENTIVE_HD int tier_rows(int tier) const { return tier == 0 && X > 0 ? X : Y; }
     RETENTIVE_HD int tier_of(int row) const { return L == 2 && row >= X ? 1 : 0; }
 };
 
-// Partial attention: grid (splits, query blocks, B * Hkv).
+// Where attention_split takes the place of attention_partial: few queries, rows that cp.async can copy as they are.
+RETENTIVE_HD inline bool takes_stages(const Shape &s, const RetentiveGeometry &g) {
+    return g.dtype != RETENTIVE_FLOAT32 && s.GT <= 2 * kTileQueries &&
+           (s.F == 0 || s.D == 64 || s.D == 128 || s.D == 256);
+}
+
+// First launch of the attention: grid (splits, query blocks, B * Hkv).
 struct AttentionPlan {
     int query_tiles;    // tiles of kTileQueries queries
+    bool staged;        // attention_split, else attention_partial
     bool rows_per_warp; // the warps of a block share the rows of one query tile; else each has its own query tile
     int query_blocks;   // blocks along the queries
     int splits;         // blocks along the rows
-    int exact_tiles, coarse_tiles, fresh_tiles;
+    int turn_rows;      // that a warp takes at once
+    int exact_tiles, coarse_tiles, fresh_tiles; // of turn_rows
 
     RETENTIVE_HD AttentionPlan(const Shape &s, const RetentiveGeometry &g) {
         query_tiles = ceil_div(s.GT, kTileQueries);
+        staged = takes_stages(s, g);
         rows_per_warp = query_tiles <= 2 || (g.dtype == RETENTIVE_FLOAT32 && s.D > 128); // what fits in shared memory
         query_blocks = rows_per_warp ? query_tiles : ceil_div(query_tiles, kAttentionWarps);
-        exact_tiles = ceil_div(s.E, kTileRows);
-        coarse_tiles = ceil_div(s.F, kTileRows);
-        fresh_tiles = ceil_div(s.T, kTileRows);
+        const bool large = g.dtype == RETENTIVE_FLOAT32 || s.D > 128;
+        const int resident = large ? 2 : 3; // blocks on a multiprocessor: kSplitBlocks, kPartialBlocks
+        const int most = blocks_for(resident * kMultiprocessors / (s.BH * query_blocks), kMaxSplits);
+        turn_rows = kTileRows;
+        cut(s);
         const int tiles = exact_tiles + coarse_tiles + fresh_tiles;
-        const int resident = g.dtype == RETENTIVE_FLOAT32 || s.D > 128 ? 2
-                             : rows_per_warp                           ? 4
-                                                                       : 3; // blocks, kPartialBlocks
-        splits = blocks_for(resident * kMultiprocessors / (s.BH * query_blocks),
-                            rows_per_warp ? ceil_div(tiles, kAttentionWarps) : ceil_div(tiles, 16));
-        if (splits > kMaxSplits) splits = kMaxSplits;
+        if (!rows_per_warp) {
+            splits = blocks_for(most, ceil_div(tiles, 16));
+            return;
+        }
+        if (staged && s.D <= 128 && tiles > most * kAttentionWarps) turn_rows = kStageRows, cut(s);
+        splits = blocks_for(most, ceil_div(exact_tiles + coarse_tiles + fresh_tiles, kAttentionWarps));
+    }
+
+  private:
+    RETENTIVE_HD void cut(const Shape &s) {
+        exact_tiles = ceil_div(s.E, turn_rows), coarse_tiles = ceil_div(s.F, turn_rows);
+        fresh_tiles = ceil_div(s.T, turn_rows);
     }
 };
 
@@ -90,16 +118,18 @@ struct TileTurn {
     }
 };
 
-// What a split knows of one query: base-2 logits' maximum, and sums of e = 2^(s - maximum) over its columns.
+// Of some columns of one query: sums of e = 2^(s - maximum), s the base-2 logit.
+struct ColumnSums {
+    float sum = 0;      // e
+    float visual = 0;   // e of the visual columns
+    float weighted = 0; // e (s - maximum) of the visual columns
+};
+
+// What a split knows of one query: its columns' maximum, and the sums of the local rows and of all other columns.
 struct alignas(16) SplitStats {
     float maximum;
-    float sum;            // e, all columns
-    float visual;         // e, visual columns
-    float weighted;       // e (s - maximum) ln 2, visual columns
-    float local;          // e, local rows
-    float local_visual;   // e, visual local rows
-    float local_weighted; // e (s - maximum) ln 2, visual local rows
     float unused;
+    ColumnSums local, rest;
 };
 
 // What a split knows of its rows, whatever the query.
@@ -141,7 +171,7 @@ struct AttentionWorkspace {
         stats = at, at = align_up(at + queries * p.splits * sizeof(SplitStats));
         rows = at, at = align_up(at + size_t(s.BH) * p.splits * sizeof(SplitRows));
         partial = at, at = align_up(at + size_t(s.BH) * s.GT * p.splits * s.D * sizeof(float));
-        logit_stride = ceil_div(s.columns, 4) * 4;
+        logit_stride = s.logits();
         logits = at, at = align_up(at + (s.T == 1 ? size_t(s.BH) * s.GT * logit_stride * sizeof(float) : 0));
         norms = at, at = align_up(at + size_t(s.BH) * s.GT * sizeof(QueryNorm));
         tickets = at, at = align_up(at + size_t(s.BH) * sizeof(unsigned));

@@ -10,38 +10,52 @@ namespace retentive {
 
 static_assert(kFinishThreads == kMoveThreads, "the last block moves the rows");
 
+// The local rows of one head.
+struct HeadColumns {
+    const int2 *meta;            // [C]
+    float *importance, *entropy; // [C]; nullptr where not tracked
+    const float *logits;         // [G, logit_stride]
+    int logit_stride;
+
+    __device__ __forceinline__ HeadColumns(const RetentiveStepParams &params, const Shape &s, const SplitView &view,
+                                           int bh)
+        : meta(reinterpret_cast<const int2 *>(params.state.row_meta) + size_t(bh) * s.R),
+          importance(params.geometry.track_importance ? params.state.importance + size_t(bh) * s.C : nullptr),
+          entropy(params.geometry.track_entropy ? params.state.entropy + size_t(bh) * s.C : nullptr),
+          logits(view.logits), logit_stride(view.logit_stride) {}
+};
+
 // Some columns of one thread, `stride` apart: everything that is read of them, in flight at once.
 struct ColumnBatch {
-    static constexpr int kColumns = 4, kGroups = 4;
+    static constexpr int kColumns = 2, kGroups = 4;
 
     int2 meta[kColumns];
     float importance[kColumns], entropy[kColumns];
     float logits[kGroups][kColumns]; // of the first query heads
 
-    __device__ __forceinline__ void load(const RetentiveStepParams &params, const Shape &s, const SplitView &view,
-                                         int bh, int first, int stride) {
+    __device__ __forceinline__ void load(const HeadColumns &head, const Shape &s, int first, int stride) {
 #pragma unroll
         for (int i = 0; i < kColumns; ++i) {
             const int c = first + i * stride;
-            if (c >= s.C) continue;
-            meta[i] = load_meta(params.state.row_meta, size_t(bh) * s.R + c);
-            const size_t row = size_t(bh) * s.C + c;
-            importance[i] = params.geometry.track_importance ? params.state.importance[row] : 0.0f;
-            entropy[i] = params.geometry.track_entropy ? params.state.entropy[row] : 0.0f;
+            if (c >= s.C) break;
+            meta[i] = head.meta[c];
+            importance[i] = head.importance != nullptr ? head.importance[c] : 0.0f;
+            entropy[i] = head.entropy != nullptr ? head.entropy[c] : 0.0f;
         }
-        load_logits(s, view, 0, first, stride);
+        load_logits(head, s, 0, first, stride);
     }
 
     // Of query heads group .. group + 3.
-    __device__ __forceinline__ void load_logits(const Shape &s, const SplitView &view, int group, int first,
+    __device__ __forceinline__ void load_logits(const HeadColumns &head, const Shape &s, int group, int first,
                                                 int stride) {
-        const float *from = view.logits + size_t(group) * view.logit_stride + first;
 #pragma unroll
-        for (int g = 0; g < kGroups; ++g, from += view.logit_stride) {
-            if (group + g >= s.G) break;
+        for (int i = 0; i < kColumns; ++i) {
+            const int c = first + i * stride;
+            if (c >= s.C) break;
+            const float *from = head.logits + size_t(group) * head.logit_stride + s.logit_of_local(c);
 #pragma unroll
-            for (int i = 0; i < kColumns; ++i)
-                if (first + i * stride < s.C) logits[g][i] = from[i * stride];
+            for (int g = 0; g < kGroups; ++g, from += head.logit_stride)
+                if (group + g < s.G) logits[g][i] = *from;
         }
     }
 };
@@ -50,36 +64,36 @@ struct ColumnBatch {
 struct DecodeGate {
     const RetentiveStepParams &params;
     const Shape &s;
-    const SplitView &view;
+    const HeadColumns &columns;
     const DecodeHead &head;
     ScoreScale scale;
     int bh;
-    int2 token;
     float importance_kept, entropy_kept;
 
-    __device__ __forceinline__ DecodeGate(const RetentiveStepParams &p, const Shape &shape, const SplitView &splits,
+    __device__ __forceinline__ DecodeGate(const RetentiveStepParams &p, const Shape &shape, const HeadColumns &rows,
                                           const DecodeHead &loaded, int number, int2 meta)
-        : params(p), s(shape), view(splits), head(loaded), scale(sums(p, loaded, shape.G, meta.x >= 0, meta.x)),
-          bh(number), token(meta), importance_kept(kept(p.gate.importance_decay, meta.x >= 0)),
+        : params(p), s(shape), columns(rows), head(loaded), scale(sums(p, loaded, shape.G, meta.x >= 0, meta.x)),
+          bh(number), importance_kept(kept(p.gate.importance_decay, meta.x >= 0)),
           entropy_kept(kept(p.gate.entropy_decay, meta.x >= 0)) {}
 
-    // `batch`: the thread's first columns.
+    // `batch`: the thread's first columns. The next ones are on their way while some are used.
     __device__ __forceinline__ void update(ColumnBatch &batch, int first, int stride,
                                            unsigned long long (&least)[kTiers]) const {
-        while (true) {
+        const int by = ColumnBatch::kColumns * stride;
+#pragma unroll 1
+        for (; first < s.C; first += by) {
+            ColumnBatch next;
+            next.load(columns, s, first + by, stride);
             use(batch, first, stride, least);
-            first += ColumnBatch::kColumns * stride;
-            if (first >= s.C) return;
-            batch.load(params, s, view, bh, first, stride);
+            batch = next;
         }
     }
 
     // The new token's own statistics.
     __device__ __forceinline__ float2 fresh() const {
-        float received, surprise;
-        head.column(view, s.G, s.R, token.x >= 0 && token.y >= 0, received, surprise);
-        return make_float2(params.geometry.track_importance ? received : 0.0f,
-                           params.geometry.track_entropy ? surprise : 0.0f);
+        const float2 own = head.fresh_statistics(s.G);
+        return make_float2(params.geometry.track_importance ? own.x : 0.0f,
+                           params.geometry.track_entropy ? own.y : 0.0f);
     }
 
   private:
@@ -88,7 +102,7 @@ struct DecodeGate {
         float received[ColumnBatch::kColumns] = {}, surprise[ColumnBatch::kColumns] = {};
 #pragma unroll 1
         for (int group = 0; group < s.G; group += ColumnBatch::kGroups) {
-            if (group > 0) batch.load_logits(s, view, group, first, stride);
+            if (group > 0) batch.load_logits(columns, s, group, first, stride);
 #pragma unroll
             for (int g = 0; g < ColumnBatch::kGroups; ++g) {
                 if (group + g >= s.G) break;
@@ -109,13 +123,12 @@ struct DecodeGate {
 
     __device__ __forceinline__ void settle(int c, int position, float importance, float entropy,
                                            unsigned long long (&least)[kTiers]) const {
-        const size_t row = size_t(bh) * s.C + c;
-        if (params.geometry.track_importance)
-            params.state.importance[row] = importance;
+        if (columns.importance != nullptr)
+            columns.importance[c] = importance;
         else
             importance = 0.0f;
-        if (params.geometry.track_entropy)
-            params.state.entropy[row] = entropy;
+        if (columns.entropy != nullptr)
+            columns.entropy[c] = entropy;
         else
             entropy = 0.0f;
         const unsigned long long key =
@@ -160,23 +173,23 @@ struct StepStatistics {
 // The transition of one head; all threads of one block. kMemory: what leaves the last tier goes on into a memory.
 template <typename Element, bool kMemory>
 __device__ __forceinline__ void move_rows(const RetentiveStepParams &params, const DecodeGate &gate, const Token &fresh,
-                                          float2 fresh_statistics, const int (&victims)[kTiers], MoveShared &shared) {
+                                          const int (&victims)[kTiers], MoveShared &shared) {
     const Shape &s = gate.s;
-    const size_t now = size_t(gate.bh) * s.C;
-    const StepStatistics statistics{params.geometry.track_importance ? params.state.importance + now : nullptr,
-                                    params.geometry.track_entropy ? params.state.entropy + now : nullptr,
-                                    fresh_statistics};
-    const int last = s.L == 2 ? victims[1] : victims[0];
+    const StepStatistics statistics{gate.columns.importance, gate.columns.entropy, gate.fresh()};
     const HeadRows<Element> rows(params.geometry, params.state, s, params.key_scale, gate.bh, shared);
-    const float importance = statistics.of_row(last).x; // before the row is overwritten behind demote's barrier
-    const int position = rows.meta(last)[0];
-    const Token token =
-        demote(rows, fresh, 0, statistics, [&](int tier) { return tier == 0 ? victims[0] : victims[1]; });
     if (params.victims != nullptr && threadIdx.x < unsigned(s.L))
         params.victims[size_t(gate.bh) * s.L + threadIdx.x] = threadIdx.x == 0 ? victims[0] : victims[1];
-    if constexpr (kMemory)
+    const auto victim = [&](int tier) { return tier == 0 ? victims[0] : victims[1]; };
+    if constexpr (kMemory) {
+        const int last = s.L == 2 ? victims[1] : victims[0];
+        const float importance = statistics.of_row(last).x; // before the row is overwritten behind demote's barrier
+        const int position = rows.meta(last)[0];
+        const Token token = demote<true>(rows, fresh, 0, statistics, victim);
         absorb(rows, token, sigmoid(params.gate.absorption, gate.scale.relative(importance, position)),
                sigmoid(params.gate.retention, gate.head.visual_entropy(s.G)));
+    } else {
+        demote<false>(rows, fresh, 0, statistics, victim);
+    }
 }
 
 // Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv).
@@ -184,34 +197,39 @@ template <typename Element, bool kMemory>
 __global__ void __launch_bounds__(kFinishThreads, kMemory ? 2 : 3)
     step_finish(const __grid_constant__ RetentiveStepParams params, const __grid_constant__ Shape shape,
                 const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
+    __shared__ HeadAhead ahead;
     __shared__ DecodeHead head;
     __shared__ MoveShared shared;
     const int bh = blockIdx.y;
     char *workspace = static_cast<char *>(params.workspace);
     const SplitView view(shape, plan, at, workspace, bh);
+    const HeadColumns columns(params, shape, view, bh);
 
     let_next_kernel_start();
     wait_for_previous_kernel();
-    const int2 token = load_meta(params.token_meta, size_t(bh / shape.Hkv));
+    ahead.send(shape, view, params.token_meta + 2 * (bh / shape.Hkv));
     const bool has_columns = int(blockIdx.x) < at.column_blocks;
     const int first = blockIdx.x * kFinishThreads + threadIdx.x, stride = at.column_blocks * kFinishThreads;
+    Token fresh;
     ColumnBatch batch;
-    if (has_columns) batch.load(params, shape, view, bh, first, stride);
-    head.load(shape, view, params.gate, token);
+    if (has_columns) {
+        batch.load(columns, shape, first, stride);
+        fresh = new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0);
+    }
+    ahead.arrive();
+    head.load(shape, view, ahead, params.gate);
     if (!has_columns)
         return decode_output(shape, view, head, blockIdx.x - at.column_blocks, at.output_blocks,
                              static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
-    const DecodeGate gate(params, shape, view, head, bh, token);
+    const DecodeGate gate(params, shape, columns, head, bh, ahead.token);
     unsigned long long least[kTiers] = {kNoKey, kNoKey};
     gate.update(batch, first, stride, least);
     BlockMinimum *minima = reinterpret_cast<BlockMinimum *>(workspace + at.minima) + size_t(bh) * at.column_blocks;
     store_minimum(least, shape.L, minima + blockIdx.x);
-    const Token fresh = new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0);
-    const float2 fresh_statistics = gate.fresh();
     if (!is_last_block(reinterpret_cast<unsigned *>(workspace + at.tickets) + bh, at.column_blocks)) return;
     int victims[kTiers];
     load_victims(minima, at.column_blocks, shape.L, victims);
-    move_rows<Element, kMemory>(params, gate, fresh, fresh_statistics, victims, shared);
+    move_rows<Element, kMemory>(params, gate, fresh, victims, shared);
 }
 
 } // namespace retentive

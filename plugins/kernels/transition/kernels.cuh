@@ -54,8 +54,9 @@ __global__ void __launch_bounds__(kMoveThreads)
     wait_for_previous_kernel();
     const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
     const int64_t *victims = params.victims + size_t(bh) * s.L * s.T + t;
-    const Token token = demote(rows, new_token<Element>(params.key, params.value, params.token_meta, s, bh, t), t,
-                               statistics_of(params, s, bh), [&](int tier) { return victims[size_t(tier) * s.T]; });
+    const Token token =
+        demote<true>(rows, new_token<Element>(params.key, params.value, params.token_meta, s, bh, t), t,
+                     statistics_of(params, s, bh), [&](int tier) { return victims[size_t(tier) * s.T]; });
     if (s.T == 1) return absorb(rows, token, params.absorption[bh], params.retention[bh]);
     const TransitionWorkspace at(s);
     char *workspace = static_cast<char *>(params.workspace);

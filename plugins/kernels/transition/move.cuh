@@ -36,8 +36,9 @@ __device__ __forceinline__ Token new_token(const void *key, const void *value, c
 }
 
 // New token t through all tiers; what left the last one. `victims(tier)` is a row number, anything for padding: a row
-// that is not of the tier is ignored, and the token dropped. `statistics` as in Statistics. All threads of the block.
-template <typename Element, typename RowStatistics, typename Victims>
+// that is not of the tier is ignored, and the token dropped. `statistics` as in Statistics. kWanted: what leaves the
+// last tier is used; else it is not read. All threads of the block.
+template <bool kWanted, typename Element, typename RowStatistics, typename Victims>
 __device__ __forceinline__ Token demote(const HeadRows<Element> &rows, Token token, int t,
                                         const RowStatistics &statistics, Victims victims) {
     Token leaving[kTiers];
@@ -50,6 +51,7 @@ __device__ __forceinline__ Token demote(const HeadRows<Element> &rows, Token tok
         const int first = rows.s.tier_first(tier);
         if (victim < first || victim >= int64_t(first) + rows.s.tier_rows(tier)) continue;
         row[tier] = int(victim);
+        if (!kWanted && tier == rows.s.L - 1) break;
         leaving[tier] = rows.read(row[tier]);
         carried[tier + 1] = statistics.of_row(row[tier]);
     }

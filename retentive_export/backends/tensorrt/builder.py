@@ -19,12 +19,11 @@ from retentive_export import errors
 from retentive_export.backends.tensorrt.build import EngineJob, EngineResult
 from retentive_export.backends.tensorrt.device import compute_capability
 from retentive_export.backends.tensorrt.vendor import VENDORS
-from retentive_export.errors import DeviceError, ExportError, MissingExtraError, RetentiveExportError
+from retentive_export.errors import ExportError, RetentiveExportError
 from retentive_export.ops.contract import OPS
 from retentive_export.spec.manifest import EngineSection, TensorContract, file_entry
-from retentive_export.spec.targets import Target
 
-__all__ = ["DECODER", "VISION", "EnginePlan", "build_engines", "check_machine", "engine_key", "run_worker"]
+__all__ = ["DECODER", "VISION", "EnginePlan", "build_engines", "engine_key", "run_worker"]
 
 DECODER, VISION = "decoder", "vision"
 ENGINES, PLUGINS = "engine", "plugins"
@@ -50,27 +49,6 @@ class EnginePlan:
     plugin_library: Path
     earlier: Path
     flags: tuple[str, ...] = ()
-
-
-def check_machine(target: Target) -> None:
-    """Refuse to build engines for a machine that this one is not; a target that names no GPU takes any.
-
-    Raises:
-        DeviceError: its engines are built on the device itself, and this is another one.
-    """
-    if target.engines != "device" or not target.sm:
-        return
-    wanted = f"target {target.name!r} builds its engines on the device itself (SM {' or '.join(target.sm)})"
-    hint = (
-        f"here, 'plan RECIPE --target {target.name}' says what it will take and '--target onnx' makes the graphs; "
-        f"on the device, run this very command"
-    )
-    try:
-        seen = compute_capability()
-    except (DeviceError, MissingExtraError) as error:
-        raise DeviceError(f"{wanted}: {error.message}", hint=hint) from None
-    if seen not in target.capabilities:
-        raise DeviceError(f"{wanted}, and this machine's GPU has SM {seen[0]}.{seen[1]}", hint=hint)
 
 
 def engine_key(backend: str, plugin_library: Path) -> list[Any]:

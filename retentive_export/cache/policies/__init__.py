@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from retentive_export.cache.policies.base import Policy
+from retentive_export.cache.policies.coverage import Coverage
 from retentive_export.cache.policies.full import Full
 from retentive_export.cache.policies.h2o import H2O
 from retentive_export.cache.policies.key_norm import KeyNorm
@@ -19,7 +20,8 @@ from retentive_export.spec.policies import policy_spec
 __all__ = ["CLASSES", "Policy", "policy"]
 
 CLASSES: dict[str, type[Policy]] = {
-    cls.name: cls for cls in (Retentive, Full, StreamingLLM, H2O, SnapKV, TOVA, Random, KeyNorm, KeyDiff, MomentKV)
+    cls.name: cls
+    for cls in (Retentive, Coverage, Full, StreamingLLM, H2O, SnapKV, TOVA, Random, KeyNorm, KeyDiff, MomentKV)
 }
 
 

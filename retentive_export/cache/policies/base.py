@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retentive_export.cache.gate import RowStatistics
 from retentive_export.cache.rows import dequantize
+from retentive_export.errors import RecipeError
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry, Readout
 from retentive_export.spec.policies import PolicySpec, policy_spec
@@ -83,6 +84,8 @@ def local_values(statistics: RowStatistics) -> Tensor:
 def _local(statistics: RowStatistics, kind: str) -> Tensor:
     state: Mapping[str, Tensor] = statistics.state
     geometry = statistics.geometry
+    if geometry.latent_rows:
+        raise RecipeError(f"the policy's score reads each head's {kind}s, and latent rows are shared by all heads")
     parts: list[Tensor] = []
     if exact := geometry.exact_rows:
         parts.append(state[f"{kind}_rows"][:, :, :exact].float())

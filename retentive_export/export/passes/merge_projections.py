@@ -14,6 +14,8 @@ from collections import defaultdict
 import numpy as np
 import onnx_ir as ir
 
+from retentive_export.export.passes.matrices import constant_matrix
+
 __all__ = ["merge_projections"]
 
 
@@ -24,7 +26,7 @@ def merge_projections(model: ir.Model) -> None:
     for node in graph:
         if node.op_type != "MatMul" or node.domain != "" or node.inputs[0] is None:
             continue
-        matrix, turned = _matrix(node.inputs[1])
+        matrix, turned = constant_matrix(node.inputs[1])
         if matrix is not None:
             groups[node.inputs[0], turned].append(node)
     for (x, turned), nodes in groups.items():
@@ -33,7 +35,7 @@ def merge_projections(model: ir.Model) -> None:
 
 
 def _merge(graph: ir.Graph, x: ir.Value, turned: bool, nodes: list[ir.Node]) -> None:
-    sources = [_matrix(node.inputs[1])[0] for node in nodes]
+    sources = [constant_matrix(node.inputs[1])[0] for node in nodes]
     arrays = [source.const_value.numpy() for source in sources if source is not None and source.const_value is not None]
     axis = 0 if turned else 1
     stem = f"{nodes[0].name}_merged"
@@ -55,18 +57,3 @@ def _merge(graph: ir.Graph, x: ir.Value, turned: bool, nodes: list[ir.Node]) -> 
         node.outputs[0].replace_all_uses_with(part, replace_graph_outputs=True)
     graph.insert_before(nodes[0], new)
     graph.remove(nodes, safe=True)
-
-
-def _matrix(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
-    """The constant matrix behind the second factor, and whether a Transpose lies between."""
-    producer = value.producer() if value is not None else None
-    turned = producer is not None and producer.op_type == "Transpose" and producer.domain == ""
-    source = producer.inputs[0] if turned and producer is not None else value
-    if (
-        source is None
-        or not source.is_initializer()
-        or source.const_value is None
-        or len(source.const_value.shape) != 2
-    ):
-        return None, False
-    return source, turned

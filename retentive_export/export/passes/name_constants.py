@@ -1,4 +1,4 @@
-"""Pass: constants of the cache (key scales) are initializers called `LAYER.NAME`. In place.
+"""Pass: constants of the cache (key scales, latent bases) are initializers called `LAYER.NAME`. In place.
 
 Whoever reads an artifact finds them by these names, in every flavour.
 
@@ -17,15 +17,15 @@ __all__ = ["name_constants"]
 
 
 def name_constants(model: ir.Model, geometry: CacheGeometry) -> None:
-    """Rename the initializers that are no state and none of the operator's fixed inputs."""
+    """Rename the initializers behind the operator's constant inputs."""
     contract = OPS["StateTransition"]
-    other = {*contract.inputs, *(spec.name for spec in geometry.state())}
+    constants = contract.constant_inputs(geometry)
     for node in custom_nodes(model):
         if node.op_type != contract.name:
             continue
         layer = next(str(value.name).split(".")[1] for value in node.inputs if value and _is_state(value))
         for name, value in zip(contract.input_names(geometry), node.inputs, strict=True):
-            if name not in other and value is not None and value.is_initializer():
+            if name in constants and value is not None and value.is_initializer():
                 value.name = f"{layer}.{name}"
 
 

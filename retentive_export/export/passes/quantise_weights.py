@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from retentive_export.errors import ExportError
+from retentive_export.export.passes.matrices import constant_matrix, drop_unread
 from retentive_export.export.passes.merge_projections import merge_projections
 from retentive_export.export.passes.weight_codes import int4_codes, int8_codes
 from retentive_export.spec.arrays import Array
@@ -27,7 +28,6 @@ from retentive_export.spec.weights import WeightsRecord, WeightsSection
 __all__ = ["quantise_weights"]
 
 CONTRIB = "com.microsoft"
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _INT8_ACTIVATIONS = 4
 """accuracy_level: products whose input is rounded to 8 bits per block, as llama.cpp's are. On a CPU with VNNI 2.4
 times as fast for 4-bit codes; 8-bit codes have no other fast kernel."""
@@ -65,7 +65,7 @@ def quantise_weights(model: ir.Model, weights: WeightsSection) -> WeightsRecord:
     for node in nodes:
         if node.op_type == "MatMul":
             work.matmul(node)
-    work.drop_unused()
+    drop_unread(model.graph)
     model.opset_imports[CONTRIB] = 1
     made = work.made.values()
     return WeightsRecord(
@@ -85,7 +85,7 @@ class _Quantiser:
 
     def matmul(self, node: ir.Node) -> None:
         """`MatMulNBits` in the place of a MatMul by a constant, with the blocks' offsets for int4."""
-        source, by_rows = _source(node.inputs[1])
+        source, by_rows = constant_matrix(node.inputs[1])
         if source is None:
             return
         matrix = self._matrix(source, by_rows=by_rows, bits=self.weights.bits)
@@ -105,7 +105,7 @@ class _Quantiser:
 
     def gather(self, node: ir.Node) -> None:
         """`GatherBlockQuantized` in the place of a Gather of rows from a constant table; int8."""
-        source, by_rows = _source(node.inputs[0])
+        source, by_rows = constant_matrix(node.inputs[0])
         if source is None or by_rows or node.attributes.get_int("axis", 0) != 0:
             return
         matrix = self._matrix(source, by_rows=True, bits=8)
@@ -121,15 +121,6 @@ class _Quantiser:
             cut = [self._constant(f"{source.name}_{k}", np.array([v], np.int64)) for k, v in ends.items()]
             nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *cut], name=f"{node.name}_cut"))
         self._replace(node, nodes)
-
-    def drop_unused(self) -> None:
-        """Remove transposes and initializers that nothing reads any more."""
-        for node in reversed(list(self.graph)):
-            if node.op_type == "Transpose" and not any(o.uses() or o.is_graph_output() for o in node.outputs):
-                self.graph.remove(node, safe=True)
-        for name, value in list(self.graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
-                del self.graph.initializers[name]
 
     def _matrix(self, source: ir.Value, *, by_rows: bool, bits: int) -> _Matrix:
         """Quantise once; by_rows: the constant is [outputs, inputs], the layout of a table and of a Linear."""
@@ -180,15 +171,3 @@ class _Quantiser:
 
     def _replace(self, node: ir.Node, nodes: list[ir.Node]) -> None:
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], nodes, node.outputs, nodes[-1].outputs)
-
-
-def _source(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
-    """The constant float matrix behind a value, and whether a transpose lies between; None if there is none."""
-    producer = value.producer() if value is not None else None
-    turned = producer is not None and producer.op_type == "Transpose" and producer.domain == ""
-    constant = producer.inputs[0] if turned and producer is not None else value
-    if constant is None or constant.const_value is None or not constant.is_initializer():
-        return None, False
-    if len(constant.const_value.shape) != 2 or constant.const_value.dtype not in _FLOATS:
-        return None, False
-    return constant, turned

@@ -1,0 +1,165 @@
+"""A model on a device, fed with batches of streams, its attention left to a loop."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retentive_export.cache.latent import LatentBasis
+from retentive_export.cache.rows import LEVELS
+from retentive_export.errors import DeviceError, RecipeError
+from retentive_export.eval.bounded import Constants
+from retentive_export.eval.streams import Batch
+from retentive_export.export.decoder import DecoderGraph, DecoderInputs
+from retentive_export.export.latents import fit_spectrum
+from retentive_export.export.prompts import TokenStream, load_samples, token_stream
+from retentive_export.export.reference import calibrate_key_scales, visual_features
+from retentive_export.models import load_model
+from retentive_export.models.decoder import DecoderModule
+from retentive_export.spec.gate import GateConfig
+from retentive_export.spec.geometry import CacheGeometry
+from retentive_export.spec.recipe import Recipe
+from retentive_export.spec.sources import locate
+
+__all__ = ["Engine", "open_torch_device"]
+
+
+def open_torch_device(name: str) -> torch.device:
+    """The device called `name`: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        RecipeError: not such a name. DeviceError: PyTorch sees no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f"device is {name!r}, and must be cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise RecipeError(f"device is {name!r}, and must be cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(
+            f"device is {name!r}, and PyTorch {torch.__version__} sees {count} CUDA devices here",
+            hint="use --device cpu, or install a PyTorch built for this machine's CUDA driver",
+        )
+    return device
+
+
+class Engine:
+    """The model of a recipe, in the recipe's dtype; logits are computed at scored places alone."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        source, gguf_file = locate(recipe.model)
+        model = recipe.model
+        self.adapter = load_model(
+            source,
+            revision=model.revision,
+            gguf_file=gguf_file,
+            dtype=model.dtype,
+            config_overrides=model.config_overrides,
+            random_seed=model.random_seed,
+        )
+        self.layout = None if model.frame is None else self.adapter.vision_layout(model.frame)
+        self.text = self.adapter.text_shape()
+        self._known: dict[tuple[Any, ...], Any] = {}
+        self.adapter.model.to(device)
+        self.decoder = DecoderModule(self.adapter.text_model, nn.Identity(), self.adapter.layers).eval()
+        self.head: nn.Module = self.adapter.model.lm_head
+
+    def constants(self, geometry: CacheGeometry, context: int) -> Constants:
+        """Key scales and latent bases that a geometry needs, fitted to the recipe's calibration set.
+
+        Args:
+            context: tokens of a session; bases are fitted for positions up to there.
+        """
+        scales = self._fitted(("scales", geometry.coarse_dtype), geometry, context) if geometry.coarse_rows else None
+        if not geometry.latent_rows:
+            return scales, None
+        fitted = self._fitted(("spectrum", context), geometry, context)
+        bases = fitted.bases(geometry.latent_rank, geometry.latent_dtype)
+        return scales, [LatentBasis(*(part.to(self.device) for part in basis)) for basis in bases]
+
+    def hidden(self, batch: Batch, part: slice, loop: Any) -> Tensor:
+        """Final hidden states [B, T, hidden] of the columns `part`."""
+        meta = batch.token_meta[:, part]
+        loop.token_meta = meta
+        visual, deep = self._visual(batch, part)
+        positions = batch.position_ids[..., part]
+        with torch.inference_mode():
+            result: Tensor = self.decoder(
+                batch.input_ids[:, part],
+                visual_embeds=visual,
+                deep=deep,
+                is_visual=None if visual is None else meta[..., 1] >= 0,
+                position_ids=positions if len(positions) > 1 else positions[0],
+                loop=loop,
+            )
+        return result
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[.., hidden] -> [.., vocab] float32."""
+        with torch.inference_mode():
+            result: Tensor = self.head(hidden)
+        return result.float()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, added tokens recognised, nothing added."""
+        ids: list[int] = self.adapter.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def _visual(self, batch: Batch, part: slice) -> tuple[Tensor | None, Tensor | None]:
+        rows = batch.visual_rows[:, part]
+        if batch.visual is None or not bool((rows >= 0).any()):
+            return None, None
+        index = rows.clamp(min=0)[..., None]
+        present = (rows >= 0)[..., None]
+        visual = torch.gather(batch.visual, 1, index.expand(-1, -1, batch.visual.shape[-1])) * present
+        if batch.deep is None:
+            return visual, None
+        layers, hidden = batch.deep.shape[1], batch.deep.shape[-1]
+        deep = torch.gather(batch.deep, 2, index[:, None].expand(-1, layers, -1, hidden)) * present[:, None]
+        return visual, deep
+
+    def _fitted(self, key: tuple[Any, ...], geometry: CacheGeometry, context: int) -> Any:
+        """One of the constants, made when it is first asked for, while the model is on the CPU."""
+        if key not in self._known:
+            self.adapter.model.to("cpu")
+            graph = self._graph(geometry)
+            if key[0] == "scales":
+                levels = LEVELS[geometry.coarse_dtype]
+                scales = calibrate_key_scales(graph, self._runs, levels)
+                self._known[key] = [scale.to(self.device) for scale in scales]
+            else:
+                self._known[key] = fit_spectrum(self.adapter, graph, self._runs, context)
+            self.adapter.model.to(self.device)
+        return self._known[key]
+
+    @cached_property
+    def _runs(self) -> list[tuple[TokenStream, Tensor | None, Tensor | None]]:
+        """Calibration dialogues with the features of their pictures."""
+        name = self.recipe.calibration
+        carried = Path(__file__).parent.parent / "calibration" / name
+        samples = load_samples(carried if carried.is_dir() else Path(name), self.recipe.model.frame)
+        return [
+            (
+                token_stream(self.adapter, self.layout, sample, turns=len(sample.turns)),
+                *visual_features(self.adapter, self.layout, sample),
+            )
+            for sample in samples
+        ]
+
+    def _graph(self, geometry: CacheGeometry) -> DecoderGraph:
+        layout = self.layout
+        inputs = DecoderInputs(
+            hidden=self.text.hidden,
+            position_axes=layout.position_axes if layout else 1,
+            visual=layout is not None,
+            deep_layers=layout.deep_layers if layout else 0,
+            dtype=self.recipe.model.dtype,
+        )
+        return DecoderGraph(self.adapter.decoder_module(), geometry, GateConfig(), self.text.layers, inputs)
