@@ -7,10 +7,10 @@ install_into() {
   [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
   stamp="$venv/.installed-$extra-$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
   [ -e "$stamp" ] && return
-  "$venv/bin/python" -m pip install --quiet --upgrade "pip>=24"
-  "$venv/bin/python" -m pip install --quiet "$(grep '^torch==' constraints.txt)"
-  "$venv/bin/python" -m pip install --quiet -c constraints.txt -e ".[$extra]"
+  "$venv/bin/python" -m pip install --quiet --quiet --upgrade "pip>=24"
+  "$venv/bin/python" -m pip install --quiet --quiet "$(grep '^torch==' constraints.txt)"
+  "$venv/bin/python" -m pip install --quiet --quiet -c constraints.txt -e ".[$extra]"
   # TensorRT's headers, for the plugins. The package asks for triton and a torch of its own, which the headers do not need.
-  [ "$extra" != dev ] || "$venv/bin/python" -m pip install --quiet --no-deps "$(grep '^kernel-lens==' constraints.txt)"
+  [ "$extra" != dev ] || "$venv/bin/python" -m pip install --quiet --quiet --no-deps "$(grep '^kernel-lens==' constraints.txt)"
   touch "$stamp"
 }

@@ -30,6 +30,9 @@ class OnnxRuntimeBackend:
         tf32: let CUDA round float32 factors to 10 bits: faster, and outside the artifact's thresholds.
         threads: intra-op threads; None leaves the choice to ONNX Runtime.
         verify: check the sha256 of every file that is loaded.
+        denormals_as_zero: an empty row's share of the attention is a denormal number, which a CPU multiplies slowly: a
+            cache that is far from full decodes up to 15 % and prefills up to a third faster with them as zeros. Off by
+            default: ONNX Runtime changes the arithmetic of the calling thread for good.
 
     Raises:
         ArtifactError: a file is missing or altered, or the artifact has no graph for this backend.
@@ -48,11 +51,13 @@ class OnnxRuntimeBackend:
         tf32: bool = False,
         threads: int | None = None,
         verify: bool = True,
+        denormals_as_zero: bool = False,
     ) -> None:
         self.place = Place(provider=provider, device_id=device_id, tf32=tf32)
         self.manifest: Manifest = read_manifest(directory)
         self._directory = directory
         self._threads = threads
+        self._denormals_as_zero = denormals_as_zero
         if FLAVOUR not in self.manifest.graphs:
             raise ArtifactError(f"the artifact has no graph for {FLAVOUR}; it has: {', '.join(self.manifest.graphs)}")
         if self.manifest.dtype not in DTYPES:
@@ -77,6 +82,8 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         if self._threads:
             options.intra_op_num_threads = self._threads
+        if self._denormals_as_zero:
+            options.add_session_config_entry("session.set_denormal_as_zero", "1")
         return open_session(self._directory / name, self.place, options)
 
     def _allocate(self, contract: list[TensorContract]) -> None:

@@ -1,7 +1,7 @@
 """State in preallocated buffers on one device, each bound as input and as output, so that a step updates it in place.
 
 Why this is right: in the graph every write of a state tensor depends on all reads of its old value (the pass
-`order_reads_before_writes` adds the one edge that the maths does not have). ONNX Runtime starts a node only after the
+`order_reads_before_writes` adds the edges that the maths does not have). ONNX Runtime starts a node only after the
 nodes that it depends on; CUDA nodes and copies between CPU and device go to one stream, which keeps that order.
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -190,24 +189,20 @@ def read_constants(directory: Path, manifest: Manifest) -> tuple[list[Tensor] | 
     import onnx_ir as ir
 
     plan = manifest.plan()
-    contract = OPS["StateTransition"]  # it reads all of a layer's constants
-    names, first = contract.constant_inputs(plan.geometry), len(contract.inputs)
+    names = OPS["StateTransition"].constant_inputs(plan.geometry)  # it reads all of a layer's constants
     if not names:
         return None, None
     graph = ir.load(directory / next(iter(manifest.graphs.values()))).graph
-    found: dict[int, dict[str, Tensor]] = {}
-    for node in graph:
-        if node.op_type == contract.name:
-            layer = next(int(str(x.name).split(".")[1]) for x in node.inputs if x and str(x.name).startswith("past."))
-            values: list[Any] = [x and x.const_value for x in node.inputs[first : first + len(names)]]
-            if all(value is not None for value in values):
-                found[layer] = {n: torch.from_numpy(v.numpy().copy()) for n, v in zip(names, values, strict=True)}
-    if sorted(found) != list(range(plan.layers)):
+    initializers = graph.initializers
+    values = [initializers.get(f"{layer}.{name}") for layer in range(plan.layers) for name in names]
+    constants = [torch.from_numpy(v.const_value.numpy().copy()) for v in values if v is not None and v.const_value]
+    if len(constants) != plan.layers * len(names):
         raise ArtifactError(
-            f"the decoder graph holds the constants ({', '.join(names)}) of {len(found)} layers, and the model has "
-            f"{plan.layers}"
+            f"the decoder graph holds {len(constants)} of {plan.layers * len(names)} constants ({', '.join(names)} of "
+            f"every layer)"
         )
-    layers = [found[layer] for layer in range(plan.layers)]
+    width = len(names)
+    layers = [dict(zip(names, constants[i * width : (i + 1) * width], strict=True)) for i in range(plan.layers)]
     scales = [layer["key_scale"] for layer in layers] if "key_scale" in names else None
     if "latent_encode" not in names:
         return scales, None

@@ -93,8 +93,9 @@ def entropy_gate(
     local, rows = geometry.local_rows, geometry.rows
     valid = token_meta[..., 0] >= 0
     count = valid.sum(dim=1).float()[:, None, None]  # [B, 1, 1]
-    importance = _update(state.get("importance"), attention.received, gate.importance_decay, count, local, rows)
-    entropy = _update(state.get("entropy"), attention.surprise, gate.entropy_decay, count, local, rows)
+    steps = token_meta.shape[1]
+    importance = _update(state.get("importance"), attention.received, gate.importance_decay, count, local, rows, steps)
+    entropy = _update(state.get("entropy"), attention.surprise, gate.entropy_decay, count, local, rows, steps)
     meta = state["row_meta"][:, :, :local]
     statistics = RowStatistics(
         importance=importance[..., :local],
@@ -108,7 +109,6 @@ def entropy_gate(
     )
     scores = (score or _default_score(gate))(statistics)
     order = _protect(scores, statistics)
-    steps = token_meta.shape[1]
     victims = torch.stack([lowest(order[..., a : a + n], steps) + a for a, n in geometry.tiers], dim=2)
     victims = torch.gather(victims, 3, _turn(valid)[:, None, None, :].expand_as(victims))
     alpha = _share(statistics.importance, statistics.position) * (statistics.position >= 0).float().sum(
@@ -145,6 +145,8 @@ def coverage_score(statistics: RowStatistics) -> Tensor:
 def retention_score(statistics: RowStatistics, lambda_: float) -> Tensor:
     """R = lambda * alpha + (1 - lambda) * H over the occupied local rows, [B, Hkv, C]; the paper's equation."""
     alpha = _share(statistics.importance, statistics.position)
+    if lambda_ == 1.0:
+        return alpha
     surprise = _share(statistics.entropy, statistics.position)
     return lambda_ * alpha + (1.0 - lambda_) * surprise
 
@@ -155,10 +157,13 @@ def _share(x: Tensor, position: Tensor) -> Tensor:
     return x / x.sum(dim=-1, keepdim=True).clamp(min=TINY)
 
 
-def _update(old: Tensor | None, fresh: Tensor, decay: float, count: Tensor, local: int, rows: int) -> Tensor:
+def _update(
+    old: Tensor | None, fresh: Tensor, decay: float, count: Tensor, local: int, rows: int, steps: int
+) -> Tensor:
     """Decay the local rows' statistic by the number of new tokens and add the fresh part: [B, Hkv, C + T]."""
     if old is None:
-        return torch.zeros_like(torch.cat([fresh[..., :local], fresh[..., rows:]], dim=-1))
+        # Not from fresh's own shape: a traced graph would compute what nobody reads.
+        return torch.zeros((*fresh.shape[:2], local + steps), dtype=torch.float32, device=fresh.device)
     kept = old * torch.pow(torch.full_like(count, decay), count) + fresh[..., :local]
     return torch.cat([kept, fresh[..., rows:]], dim=-1)
 

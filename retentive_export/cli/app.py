@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from retentive_export.cli.artifacts import inspect
+from retentive_export.cli.bench import bench
 from retentive_export.cli.build import build
 from retentive_export.cli.calibrate import calibrate
 from retentive_export.cli.doctor import doctor
@@ -66,5 +67,5 @@ def main(debug: bool) -> None:
     """
 
 
-for _command in (build, finish, calibrate, plan, run, inspect, validate, evaluate, recipes, targets, doctor):
+for _command in (build, finish, calibrate, plan, run, inspect, validate, evaluate, bench, recipes, targets, doctor):
     main.add_command(_command)

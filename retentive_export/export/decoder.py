@@ -18,7 +18,7 @@ from retentive_export.cache.step import TORCH_DTYPES, empty_state
 from retentive_export.errors import ExportError
 from retentive_export.export.passes.annotate_types import annotate_custom_types
 from retentive_export.export.passes.flavours import attach_functions, custom_nodes
-from retentive_export.export.passes.order_reads import order_reads_before_writes, order_victims_after_reads
+from retentive_export.export.passes.name_constants import name_constants
 from retentive_export.ops.contract import OPS
 from retentive_export.ops.onnx_functions import OPSET, function_body, translation_table
 from retentive_export.ops.torch_ops import layer_step
@@ -155,7 +155,7 @@ class _Traced(nn.Module):
 
 
 def decoder_model(graph: DecoderGraph) -> ir.Model:
-    """Trace the decoder, name its state, attach the function bodies: the ONNX Runtime flavour.
+    """Trace the decoder, name its state, attach the function bodies: what both flavours are made of.
 
     Raises:
         ExportError: the graph does not hold each operator once per layer.
@@ -178,10 +178,9 @@ def decoder_model(graph: DecoderGraph) -> ir.Model:
     if any(n != layers for n in count.values()):
         raise ExportError(f"the graph holds {count} custom nodes, and must hold each once per layer ({layers})")
     annotate_custom_types(model, geometry)
+    name_constants(model, geometry)
     scale = attention_scale(model)
     functions = {op: function_body(op, geometry, graph.gate, scale) for op in OPS}
-    order_reads_before_writes(functions["RetentiveAttention"])
-    order_victims_after_reads(functions["EntropyGate"])
     attach_functions(model, functions.values())
     return model
 

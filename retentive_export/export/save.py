@@ -10,6 +10,7 @@ import onnx_ir as ir
 from retentive_export.errors import ExportError
 from retentive_export.export.passes.alias_tables import alias_tables
 from retentive_export.export.passes.flavours import tensorrt_flavour
+from retentive_export.export.passes.onnxruntime_flavour import onnxruntime_flavour
 from retentive_export.spec.files import storage_errors
 from retentive_export.spec.manifest import TensorContract
 
@@ -32,7 +33,7 @@ def save_graph(model: ir.Model, path: Path) -> None:
 
 def save_alone(model: ir.Model, directory: Path, stem: str) -> dict[str, str]:
     """Write the ONNX Runtime flavour alone, of a graph that has no plugins; flavour -> file name."""
-    save_graph(model, directory / f"{stem}.onnx")
+    save_graph(onnxruntime_flavour(model), directory / f"{stem}.onnx")
     return {"onnxruntime": f"{stem}.onnx"}
 
 
@@ -42,7 +43,7 @@ def save_quantised(model: ir.Model, directory: Path, stem: str) -> dict[str, str
     A table that Gather and MatMul share lies in the file once.
     """
     name = f"{stem}.onnx"
-    save_graph(model, directory / name)
+    save_graph(onnxruntime_flavour(model), directory / name)
     stored = ir.load(directory / name)
     alias_tables(stored)
     with storage_errors(directory / name):
@@ -55,12 +56,29 @@ def save_flavours(model: ir.Model, directory: Path, stem: str) -> dict[str, str]
     """Write the ONNX Runtime flavour, and the TensorRT flavour beside it over the same weights; flavour -> file
     name."""
     names = {"onnxruntime": f"{stem}.onnx", "tensorrt": f"{stem}.tensorrt.onnx"}
-    save_graph(model, directory / names["onnxruntime"])
+    save_graph(onnxruntime_flavour(model), directory / names["onnxruntime"])
     stored = ir.load(directory / names["onnxruntime"])  # its weights are references into the external file
+    bare = tensorrt_flavour(model)
+    _refer(bare, stored)
     with storage_errors(directory / names["tensorrt"]):
-        ir.save(tensorrt_flavour(stored), directory / names["tensorrt"])
+        ir.save(bare, directory / names["tensorrt"])
     _check(directory / names["tensorrt"])
     return names
+
+
+def _refer(model: ir.Model, stored: ir.Model) -> None:
+    """Make the model's large initializers references to those of the same name in a graph that was loaded.
+
+    Raises:
+        ExportError: one is not there, and would be written a second time.
+    """
+    for name, value in model.graph.initializers.items():
+        if value.const_value is None or value.const_value.nbytes < EXTERNAL_FROM:
+            continue
+        twin = stored.graph.initializers.get(name)
+        if twin is None or not isinstance(twin.const_value, ir.ExternalTensor):
+            raise ExportError(f"the weight {name!r} is in one flavour of the graph alone")
+        value.const_value = twin.const_value
 
 
 def _check(path: Path) -> None:

@@ -14,6 +14,7 @@ from retentive_export.report.artifact import (
     plan_data,
     plan_table,
 )
+from retentive_export.report.bench import bench_data, bench_markdown, bench_svg, bench_tables, bench_words
 from retentive_export.report.calibration import calibration_data, calibration_tables
 from retentive_export.report.doctor import diagnosis_data, diagnosis_table
 from retentive_export.report.evaluation import (
@@ -40,6 +41,11 @@ from retentive_export.report.validation_files import validation_files
 from retentive_export.report.validation_html import validation_html
 
 __all__ = [
+    "bench_data",
+    "bench_markdown",
+    "bench_svg",
+    "bench_tables",
+    "bench_words",
     "build_data",
     "build_table",
     "bundle_words",

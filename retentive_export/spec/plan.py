@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from retentive_export.errors import RecipeError
@@ -71,7 +71,7 @@ def plan_cache(
             f"cache.policy {cache.policy!r} runs in the PyTorch reference only: its score has no operator",
             hint="export one of: retentive, coverage, full, streaming_llm, h2o, tova",
         )
-    common = {
+    common: dict[str, object] = {
         "batch": batch,
         "kv_heads": text.kv_heads,
         "q_heads": text.q_heads,
@@ -81,6 +81,9 @@ def plan_cache(
         **spec.geometry_flags,
     }
     gate = spec.gate(cache.gate.config())
+    if vision is None and spec.track_entropy and gate.lambda_ > 0:
+        # Without visual rows H is 0 in every row: R = lambda * alpha orders them as alpha does.
+        common["track_entropy"], gate = False, replace(gate, lambda_=1.0)
     if cache.policy == "full":
         geometry = _build(cache, common, cache.context, keep_all=True)
         capacity: int | None = cache.context

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import onnx_ir as ir
 import pytest
 
 from retentive_export.errors import ExportError
 from retentive_export.export.passes.annotate_types import annotate_custom_types
 from retentive_export.export.passes.flavours import attach_functions, custom_nodes, tensorrt_flavour
-from retentive_export.export.passes.order_reads import order_reads_before_writes, order_victims_after_reads
 from retentive_export.ops.contract import DOMAIN, OPS
 from retentive_export.ops.onnx_functions import OPSET, function_body
 from retentive_export.spec.gate import GateConfig
@@ -35,18 +32,6 @@ def _model(*op_types: str, outputs: int = 1) -> ir.Model:
 
 def _body(op: str) -> ir.Function:
     return function_body(op, GEOMETRY, GateConfig(), 0.5)
-
-
-def _ancestors(value: ir.Value) -> set[ir.Value]:
-    found: set[ir.Value] = set()
-    stack = [value]
-    while stack:
-        producer = stack.pop().producer()
-        for source in producer.inputs if producer else ():
-            if source is not None and source not in found:
-                found.add(source)
-                stack.append(source)
-    return found
 
 
 def test_custom_nodes_are_those_of_the_domain() -> None:
@@ -107,15 +92,6 @@ def test_codes_that_another_operator_reads_keep_their_meaning() -> None:
         tensorrt_flavour(_coded("StateTransition", "Cast", domain=""))
 
 
-def test_statistics_depend_on_the_output_after_ordering() -> None:
-    body = _body("RetentiveAttention")
-    output, received = body.outputs[0], body.outputs[1]
-    assert output not in _ancestors(received)
-    order_reads_before_writes(body)
-    assert body.outputs[0] is output
-    assert output in _ancestors(body.outputs[1])
-
-
 def test_types_are_those_of_the_state() -> None:
     model = _model("StateTransition", outputs=12)
     annotate_custom_types(model, GEOMETRY)
@@ -129,13 +105,3 @@ def test_bodies_hold_standard_operators_only(op: str) -> None:
     assert {node.domain for node in body} == {""}
     assert [value.name for value in body.inputs] == list(OPS[op].input_names(GEOMETRY))
     assert len(set(body.outputs)) == len(OPS[op].output_names(GEOMETRY))
-
-
-@pytest.mark.parametrize("score", ["recency", "coverage", "retention"])
-def test_victims_need_the_attention_whatever_the_score(score: str) -> None:
-    geometry = replace(GEOMETRY, track_importance=score == "retention", track_entropy=False)
-    body = function_body("EntropyGate", geometry, GateConfig(score=score), 0.5)
-    received = body.inputs[0]
-    assert (received in _ancestors(body.outputs[0])) == (score == "retention")
-    order_victims_after_reads(body)
-    assert received in _ancestors(body.outputs[0])
