@@ -130,7 +130,7 @@ def _latents(state: Mapping[str, Tensor], geometry: CacheGeometry) -> Tensor | N
     """Latents of the local rows, then of the memory's: [B, 1, Z (+ M), r] float32; None where there are none."""
     if not geometry.latent_rows:
         return None
-    local = latent.latents_of(state["latent_codes"])
+    local = latent.latents_of(state["latent_codes"], geometry)
     return torch.cat([local, state["memory_latents"].float()], dim=2) if geometry.memory_rows else local
 
 

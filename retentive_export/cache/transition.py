@@ -80,7 +80,7 @@ def state_transition(
         if store == "latent":
             assert basis is not None
             moving = moving._replace(content=(latent.encode(moving.content[0], moving.content[1], basis),))
-        leaving = _read(after, key_scale, index, first, store)
+        leaving = _read(after, key_scale, index, (first, store), geometry)
         settled = _settle(moving, leaving)
         for name, rows in (
             ("row_meta", settled.meta),
@@ -123,11 +123,18 @@ class _Writes(NamedTuple):
         return tuple(torch.cat(list(part), dim=2) for part in (self.rows, *zip(*self.contents, strict=True)))
 
 
-def _read(state: Mapping[str, Tensor], key_scale: Tensor | None, index: Tensor, first: int, store: str) -> Tokens:
-    """The tokens in the rows `index` (of the layer's row index space) of a tier that begins at `first`."""
+def _read(
+    state: Mapping[str, Tensor],
+    key_scale: Tensor | None,
+    index: Tensor,
+    tier: tuple[int, str],
+    geometry: CacheGeometry,
+) -> Tokens:
+    """The tokens in the rows `index` (of the layer's row index space) of a tier: its first row, and its store."""
+    first, store = tier
     content: tuple[Tensor, ...]
     if store == "latent":
-        content = (latent.latents_of(gather_rows(state["latent_codes"], index - first)),)
+        content = (latent.latents_of(gather_rows(state["latent_codes"], index - first), geometry),)
     elif store == "coarse":
         assert key_scale is not None
         key = dequantize(gather_rows(state["key_codes"], index - first), key_scale[:, None, :])
@@ -170,6 +177,6 @@ def _write(
         after["value_scale"] = scatter_rows(state["value_scale"], index, scale)
     if writes["latent"].rows:
         index, latents = writes["latent"].joined()
-        codes = latent.codes_of(latents, geometry.latent_dtype)
+        codes = latent.codes_of(latents, geometry)
         after["latent_codes"] = scatter_rows(state["latent_codes"], index, codes)
     return after

@@ -5,6 +5,7 @@
     retentive+int8+exact+mass exact rows for sinks and window, int8 behind them, merged memory
     uniform+int4+latent32+front   latent rows of rank 32 (int8; latent32-int4, latent32-model), behind int4 rows for
                               sinks and window
+    uniform+int8+latent24.152.152+front   mixed latents: 24 numbers of 8 bits, 152 of 4 and 152 of 2
     recipe                    the cache section of the model's recipe, as it is
     uniform+gate.beta=0.5     any field of the recipe's cache section
 
@@ -16,6 +17,7 @@ seen evenly.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -34,7 +36,7 @@ SELECTIONS = {
 RECIPE = "recipe"
 _PLANNED_AS = "random"  # a policy without statistics: what a selection costs that needs none
 _OWN = "retentive"
-_LATENT = re.compile(r"latent(\d+)(?:-(model|int8|int4))?")
+_LATENT = re.compile(r"latent(\d+)(?:-(model|int8|int4)|\.(\d+)\.(\d+))?")
 _LATENTS = (
     "uniform+int4+latent32+front",
     "uniform+int4+latent32-int4+front",
@@ -63,7 +65,7 @@ class Arm:
 
     name: as it was spelled. policy: in the recipe, which decides what the state tracks and takes. selection: the
     score's name, a policy's or one of `SELECTIONS`. rows: type of the local rows. exact: how many of them stay in the
-    model's dtype in front of coarser ones; None: sinks and window. latent: rank and type of latent rows. front: how
+    model's dtype in front of coarser ones; None: sinks and window. latent: section of the latent rows. front: how
     many rows of the type `rows` stand before the latents; None: sinks and window. readout: of the memory. overrides:
     further fields of the cache section.
     """
@@ -73,7 +75,7 @@ class Arm:
     selection: str
     rows: str = "model"
     exact: int | None = 0
-    latent: tuple[int, str] | None = None
+    latent: dict[str, Any] | None = None
     front: int | None = 0
     readout: str = "none"
     overrides: dict[str, str] = field(default_factory=dict)
@@ -104,7 +106,7 @@ class Arm:
             "sinks": sinks,
             "window": window,
             "chunk": window,
-            **({} if self.latent is None else {"rows.latent": _latent_section(*self.latent, front)}),
+            **({} if self.latent is None else {"rows.latent": json.dumps({**self.latent, "front": front})}),
             **base,
             **self.overrides,
         }
@@ -136,7 +138,7 @@ def parse_arm(text: str) -> Arm:
         elif word in readouts():
             fields["readout"] = word
         elif found := _LATENT.fullmatch(word):
-            fields["latent"] = int(found[1]), found[2] or "int8"
+            fields["latent"] = _latent_section(*found.groups())
         elif word[:5] in ("exact", "front") and (len(word) == 5 or word[5:].isdecimal()):
             fields[word[:5]] = int(word[5:]) if word[5:] else None
         else:
@@ -147,6 +149,7 @@ def parse_arm(text: str) -> Arm:
                 "exactN",
                 "latentR",
                 "latentR-int4",
+                "latentR.R.R",
                 "front",
                 "frontN",
                 "key=value",
@@ -155,9 +158,12 @@ def parse_arm(text: str) -> Arm:
     return Arm(name=text, overrides=overrides, **fields)
 
 
-def _latent_section(rank: int, dtype: str, front: int) -> str:
-    """As YAML."""
-    return f"{{rank: {rank}, dtype: {dtype}, front: {front}}}"
+def _latent_section(first: str, dtype: str | None, *rest: str | None) -> dict[str, Any]:
+    """The recipe's section of a word's groups."""
+    if rest[0] is None:
+        return {"rank": int(first), "dtype": dtype or "int8"}
+    counts = [int(first), *(int(count) for count in rest if count)]
+    return {"rank": sum(counts), "dtype": "mixed", "int8": counts[0], "int4": counts[1]}
 
 
 def suite(name: str) -> list[Arm]:

@@ -44,11 +44,15 @@ class Engine:
         Args:
             context: tokens of a session; bases are fitted for positions up to there.
         """
-        scales = self._fitted(("scales", geometry.coarse_dtype), geometry, context) if geometry.coarse_rows else None
+        scales = (
+            self._fitted(("scales", geometry.coarse_dtype, context), geometry, context)
+            if geometry.coarse_rows
+            else None
+        )
         if not geometry.latent_rows:
             return scales, None
         fitted = self._fitted(("spectrum", context), geometry, context)
-        bases = fitted.bases(geometry.latent_rank, geometry.latent_dtype)
+        bases = fitted.bases(geometry)
         return scales, [LatentBasis(*(part.to(self.device) for part in basis)) for basis in bases]
 
     def hidden(self, batch: Batch, part: slice, loop: Any) -> Tensor:
@@ -99,7 +103,7 @@ class Engine:
             graph = self._graph(geometry)
             if key[0] == "scales":
                 levels = LEVELS[geometry.coarse_dtype]
-                scales = calibrate_key_scales(graph, self._runs, levels)
+                scales = calibrate_key_scales(graph, self._runs, levels, context)
                 self._known[key] = [scale.to(self.device) for scale in scales]
             else:
                 self._known[key] = fit_spectrum(self.adapter, graph, self._runs, context)

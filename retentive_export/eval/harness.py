@@ -89,9 +89,9 @@ def evaluate(
     device = torch_device(settings.device)
     run = Run(environment=environment(device, settings.commit), settings=_record(columns, settings))
     result = Evaluation(runs=[run], cells=[])
-    for recipe in dict.fromkeys(column.task.recipe for column in columns):
-        engine = Engine(load_recipe(recipe), device)
-        for column in (one for one in columns if one.task.recipe == recipe):
+    for model in dict.fromkeys(_model(column) for column in columns):
+        engine = Engine(load_recipe(*model), device)
+        for column in (one for one in columns if _model(one) == model):
             measuring = _Run(engine, column, arms, settings, progress or (lambda line: None))
             before, saved = list(result.cells), time.monotonic()
             for cells in measuring.measured():
@@ -100,6 +100,11 @@ def evaluate(
                     checkpoint(result)
                     saved = time.monotonic()
     return result
+
+
+def _model(column: Column) -> tuple[str, tuple[str, ...]]:
+    """Recipe and overrides of the model that a column runs on."""
+    return column.task.recipe, column.task.overrides
 
 
 def _record(columns: Sequence[Column], settings: Settings) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def fit_constants(adapter: ModelAdapter, graph: DecoderGraph, runs: Sequence[Run
     """Give the graph the key scales and latent bases that its geometry needs, from sample runs; see `fit_bases`."""
     geometry = graph.geometry
     if geometry.coarse_rows:
-        graph.key_scales = calibrate_key_scales(graph, list(runs), LEVELS[geometry.coarse_dtype])
+        graph.key_scales = calibrate_key_scales(graph, runs, LEVELS[geometry.coarse_dtype], context)
     if geometry.latent_rows:
         graph.bases = fit_bases(adapter, graph, runs, context)
 

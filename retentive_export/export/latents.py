@@ -13,27 +13,26 @@ after RoPE: every sample is seen at several positions, so that the basis holds w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from retentive_export.cache.latent import LatentBasis
-from retentive_export.cache.rows import LEVELS
 from retentive_export.export.decoder import DecoderGraph
-from retentive_export.export.reference import ReferenceRun, Run
+from retentive_export.export.reference import Run, record, seen_along
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["LayerMoments", "Spectrum", "fit_bases", "fit_spectrum", "shifted"]
+__all__ = ["LayerMoments", "Spectrum", "fit_bases", "fit_spectrum"]
 
-HEADROOM = {"int8": 1.1, "int4": 1.0}
-"""Largest code over the largest latent seen (int8), or over `SPREAD` standard deviations of it (int4)."""
-SPREAD = 3.0
+HEADROOM = 1.1
+"""Largest code of 8 bits over the largest latent seen."""
+SPREAD = {4: 3.0, 2: 1.99}
+"""Range of codes of 4 and 2 bits, in standard deviations of the latent; of 2 bits: the four levels of least error for a
+normal one (Max, "Quantizing for minimum distortion", 1960)."""
 FLOOR = 1e-6
 """Smallest eigenvalue of a metric over its largest: directions below it count as if they were there."""
-SHIFTS = (0.0, 0.25, 0.5, 0.75)
-"""Positions at which a sample is seen, over the recipe's context."""
 
 
 @dataclass
@@ -87,12 +86,6 @@ def token_rows(key: Tensor, value: Tensor) -> Tensor:
     return torch.cat([key, value], dim=-1).float().permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
 
 
-def shifted(run: Run, positions: int) -> Run:
-    """The run with its RoPE positions moved."""
-    stream, *features = run
-    return replace(stream, position_ids=stream.position_ids + positions), *features  # type: ignore[return-value]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
     """All components of every layer, the largest first, and how far latents along them reach.
@@ -104,11 +97,12 @@ class Spectrum:
     reach: list[tuple[Tensor, Tensor]]
     dtype: torch.dtype
 
-    def bases(self, rank: int, dtype: str) -> list[LatentBasis]:
-        """The bases of latents of this rank, stored as `dtype`."""
+    def bases(self, geometry: CacheGeometry) -> list[LatentBasis]:
+        """The bases of the geometry's latents: so many components, scaled to the codes that they are stored as."""
+        rank, parts = geometry.latent_rank, geometry.latent_parts
         cut = [LatentBasis(one.encode[..., :rank], one.decode[..., :rank], one.mean) for one in self.components]
-        if dtype != "model":
-            cut = [_scaled(one, (a[:rank], b[:rank]), dtype) for one, (a, b) in zip(cut, self.reach, strict=True)]
+        if parts:
+            cut = [_scaled(one, (a[:rank], b[:rank]), parts) for one, (a, b) in zip(cut, self.reach, strict=True)]
         return [LatentBasis(*(x.to(self.dtype).contiguous() for x in one)) for one in cut]
 
 
@@ -118,17 +112,17 @@ def fit_spectrum(
     """All components of the graph's layers.
 
     Args:
-        runs: token streams with the features of their pictures. context: tokens of a session; `SHIFTS` are parts of it.
+        runs: token streams with the features of their pictures. context: tokens of a session; see `seen_along`.
         plain: the principal components of keys and values as they are, for comparison.
     """
-    moved = [shifted(run, round(part * context)) for run in runs for part in SHIFTS]
-    recorder = _record(graph, moved, _Recorder())
+    moved = seen_along(runs, context)
+    recorder = record(graph, moved, _Recorder())
     components = []
     for layer in range(graph.layers):
         moments = recorder.moments[layer]
         root = None if plain else _metric(adapter, layer, moments, graph.geometry)
         components.append(_components(moments, root, graph.geometry))
-    spread = _record(graph, moved, _Recorder(bases=components)).spread
+    spread = record(graph, moved, _Recorder(bases=components)).spread
     reach = [
         (largest, (squares / count).sqrt()) for largest, squares, count in (spread[i] for i in range(graph.layers))
     ]
@@ -139,15 +133,7 @@ def fit_bases(
     adapter: ModelAdapter, graph: DecoderGraph, runs: Sequence[Run], context: int, *, plain: bool = False
 ) -> list[LatentBasis]:
     """One basis per layer of the graph's geometry; see `fit_spectrum`."""
-    geometry = graph.geometry
-    spectrum = fit_spectrum(adapter, graph, runs, context, plain=plain)
-    return spectrum.bases(geometry.latent_rank, geometry.latent_dtype)
-
-
-def _record(graph: DecoderGraph, runs: Sequence[Run], recorder: _Recorder) -> _Recorder:
-    for stream, visual, deep in runs:
-        ReferenceRun(graph, recorder, visual, deep).step(stream, slice(0, len(stream.input_ids)))
-    return recorder
+    return fit_spectrum(adapter, graph, runs, context, plain=plain).bases(graph.geometry)
 
 
 def _metric(adapter: ModelAdapter, layer: int, moments: LayerMoments, geometry: CacheGeometry) -> Tensor:
@@ -191,9 +177,18 @@ def _components(moments: LayerMoments, root: Tensor | None, geometry: CacheGeome
     return LatentBasis((wide @ top).reshape(shape).float(), decode.reshape(shape).float(), mean.view(heads, -1).float())
 
 
-def _scaled(basis: LatentBasis, reach: tuple[Tensor, Tensor], dtype: str) -> LatentBasis:
-    """The basis whose latents fill the codes of `dtype`."""
-    largest, deviation = reach
-    step = (largest if dtype == "int8" else SPREAD * deviation) * HEADROOM[dtype] / LEVELS[dtype]
-    step = step.clamp(min=1e-8)
-    return LatentBasis(basis.encode / step, basis.decode * step, basis.mean)
+def _scaled(basis: LatentBasis, reach: tuple[Tensor, Tensor], parts: Sequence[tuple[int, int]]) -> LatentBasis:
+    """The basis whose latents fill their codes; `parts`: (bits, numbers) as in `CacheGeometry.latent_parts`.
+
+    Codes of two bits are -2 .. 1 and stand for the middle of their step: half a step that the mean takes in.
+    """
+    steps, half = [], []
+    for (bits, count), largest, deviation in zip(
+        parts, *(x.split([count for _, count in parts]) for x in reach), strict=True
+    ):
+        reached = HEADROOM * largest if bits == 8 else SPREAD[bits] * deviation
+        steps.append((reached / (2 ** (bits - 1) - (bits > 2))).clamp(min=1e-8))
+        half.append(torch.full((count,), 0.5 if bits == 2 else 0.0))
+    step = torch.cat(steps)
+    decode = basis.decode * step
+    return LatentBasis(basis.encode / step, decode, basis.mean + decode @ torch.cat(half))

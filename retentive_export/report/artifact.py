@@ -118,8 +118,10 @@ def _tiers(geometry: CacheGeometry) -> list[str]:
     if geometry.coarse_rows:
         tiers.append(f"{geometry.coarse_rows} {geometry.coarse_dtype}")
     if geometry.latent_rows:
+        parts = " + ".join(f"{count} int{bits}" for bits, count in geometry.latent_parts)
+        kind = parts if geometry.latent_dtype == "mixed" else f"rank {geometry.latent_rank}"
         dtype = geometry.dtype if geometry.latent_dtype == "model" else geometry.latent_dtype
-        tiers.append(f"{geometry.latent_rows} {dtype} latents of rank {geometry.latent_rank}")
+        tiers.append(f"{geometry.latent_rows} {dtype} latents of {kind}")
     if geometry.visual_rows:
         tiers.append(f"{geometry.memory_grid[0]} x {geometry.memory_grid[1]} memory for vision")
     if geometry.recall_rows:

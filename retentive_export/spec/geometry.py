@@ -4,7 +4,7 @@ Torch-free, so that a planner and a device can compute the same numbers. One lay
 
     0 .. X-1        exact local rows      model dtype
     X .. X+Y-1      coarse local rows     int8 or packed int4
-    X+Y .. C-1      latent local rows     int8, packed int4, model dtype   C = X + Y + Z
+    X+Y .. C-1      latent local rows     packed codes or model dtype      C = X + Y + Z
     C .. R-1        memory rows           visual anchors, then recall      R = C + M
 
 Exact rows are stored in `key_rows`/`value_rows`, coarse rows in `key_codes`/`value_codes`/`value_scale`, latent rows in
@@ -27,7 +27,7 @@ __all__ = ["BYTES", "CacheGeometry", "TensorSpec"]
 FloatType = Literal["float32", "float16", "bfloat16"]
 CoarseType = Literal["int8", "int4"]
 Readout = Literal["mass", "residual", "moments", "none"]
-LatentType = Literal["model", "int8", "int4"]
+LatentType = Literal["model", "int8", "int4", "mixed"]
 Store = Literal["exact", "coarse", "latent"]
 
 BYTES: dict[str, int] = {
@@ -65,7 +65,8 @@ class CacheGeometry:
         dtype: type of the exact rows.
         exact_rows, coarse_rows: X and Y.
         coarse_dtype: type of the coarse rows; keys share one scale per channel, values one per row.
-        latent_rows, latent_rank: Z and r, numbers in a latent row. latent_dtype: their type, "model" for `dtype`.
+        latent_rows, latent_rank: Z and r, numbers in a latent row. latent_dtype: their type, "model" for `dtype`;
+            "mixed": the first `latent_int8` of them have 8 bits, the next `latent_int4` have 4, the rest have 2.
         memory_grid: rows and columns of the visual memory's anchors (root patches); (0, 0) for none.
         frame_grid: rows and columns of the visual tokens of one frame.
         recall_rows: memory rows for text.
@@ -87,6 +88,8 @@ class CacheGeometry:
     latent_rows: int = 0
     latent_rank: int = 0
     latent_dtype: LatentType = "int8"
+    latent_int8: int = 0
+    latent_int4: int = 0
     memory_grid: tuple[int, int] = (0, 0)
     frame_grid: tuple[int, int] = (1, 1)
     recall_rows: int = 0
@@ -102,7 +105,16 @@ class CacheGeometry:
         for name in ("batch", "kv_heads", "q_heads", "head_dim", "window", "chunk"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, and must be at least 1")
-        for name in ("exact_rows", "coarse_rows", "latent_rows", "latent_rank", "recall_rows", "sinks"):
+        for name in (
+            "exact_rows",
+            "coarse_rows",
+            "latent_rows",
+            "latent_rank",
+            "latent_int8",
+            "latent_int4",
+            "recall_rows",
+            "sinks",
+        ):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} is {getattr(self, name)}, and must not be negative")
         if self.q_heads % self.kv_heads:
@@ -152,6 +164,8 @@ class CacheGeometry:
             )
         if self.latent_dtype == "int4" and self.latent_rank % 2:
             raise RecipeError(f"latent_rank {self.latent_rank} is odd: int4 packs two numbers in a byte")
+        if self.latent_dtype == "mixed":
+            self._check_mixed()
         if self.memory_rows and self.memory_store != "latent":
             raise RecipeError(
                 f"memory_store is {self.memory_store!r}: behind latent rows the memory's rows are latents too",
@@ -162,6 +176,17 @@ class CacheGeometry:
                 f"readout is {self.readout!r}, which keeps a state per head, and latent rows are shared by all heads",
                 hint="set readout to 'mass' or 'none', or the rows to another type",
             )
+
+    def _check_mixed(self) -> None:
+        int2 = self.latent_rank - self.latent_int8 - self.latent_int4
+        told = (
+            f"mixed latents of rank {self.latent_rank}: {self.latent_int8} in int8, {self.latent_int4} in int4, "
+            f"{int2} in int2"
+        )
+        if int2 < 0:
+            raise RecipeError(told, hint="raise the rank, or lower int8 or int4")
+        if self.latent_int4 % 2 or int2 % 4:
+            raise RecipeError(f"{told}: a byte packs two numbers of int4, or four of int2")
 
     def _check_memory(self) -> None:
         if self.coarse_rows and self.coarse_dtype == "int4" and self.head_dim % 2:
@@ -283,10 +308,20 @@ class CacheGeometry:
         return tuple(specs)
 
     @property
+    def latent_parts(self) -> tuple[tuple[int, int], ...]:
+        """(bits, how many numbers) of each part of a latent that is stored as codes, in the order of the components."""
+        split = {8: self.latent_int8, 4: self.latent_int4, 2: self.latent_rank - self.latent_int8 - self.latent_int4}
+        if self.latent_dtype != "mixed":
+            split = {"int8": {8: self.latent_rank}, "int4": {4: self.latent_rank}}.get(self.latent_dtype, {})
+        return tuple((bits, count) for bits, count in split.items() if count)
+
+    @property
     def _latent_code(self) -> tuple[int, str, int]:
         """Width, dtype and empty value of `latent_codes`."""
         if self.latent_dtype == "int4":
             return self.latent_rank // 2, "uint8", 0x88
+        if self.latent_dtype == "mixed":
+            return sum(bits * count for bits, count in self.latent_parts) // 8, "uint8", 0
         return self.latent_rank, "int8" if self.latent_dtype == "int8" else self.dtype, 0
 
     @property

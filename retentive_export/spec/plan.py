@@ -116,6 +116,8 @@ def _build(
         latent_rows=latents,
         latent_rank=latent.rank if latent else 0,
         latent_dtype=latent.dtype if latent else "int8",
+        latent_int8=latent.int8 if latent else 0,
+        latent_int4=latent.int4 if latent else 0,
         memory_grid=grid,
         recall_rows=recall,
         memory_store="latent" if latents else cache.memory.store,

@@ -71,13 +71,21 @@ class BudgetSection(_Section):
 class LatentSection(_Section):
     """Latent rows: one vector per token for the keys and values of all heads of a layer.
 
-    rank: numbers in it. dtype: their type. front: how many rows of `rows.dtype` stand in front of the latents; 0, or at
-    least sinks + window.
+    rank: numbers in it. dtype: their type; mixed: the first `int8` of them have 8 bits, the next `int4` have 4, the
+    rest have 2. front: how many rows of `rows.dtype` stand in front of the latents; 0, or at least sinks + window.
     """
 
     rank: int = Field(ge=1)
-    dtype: Literal["model", "int8", "int4"] = "int8"
+    dtype: Literal["model", "int8", "int4", "mixed"] = "int8"
+    int8: int = Field(default=0, ge=0)
+    int4: int = Field(default=0, ge=0)
     front: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _only_mixed_is_split(self) -> LatentSection:
+        if self.dtype != "mixed" and (self.int8 or self.int4):
+            raise ValueError(f"int8 and int4 split latents of dtype mixed, and dtype is {self.dtype}")
+        return self
 
 
 class RowsSection(_Section):
@@ -164,6 +172,8 @@ class CacheSection(_Section):
     def coarsest(self) -> Literal["model", "int8", "int4"]:
         """Dtype of the coarsest local rows."""
         types = (self.rows.dtype, self.rows.latent.dtype if self.rows.latent else "model")
+        if "mixed" in types:
+            return "int4"
         return next((dtype for dtype in ("int4", "int8") if dtype in types), "model")
 
 

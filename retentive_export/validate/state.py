@@ -6,7 +6,7 @@ of the errors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from retentive_export.spec.geometry import CacheGeometry
 
 __all__ = ["compare_states", "differing_rows", "has_int4"]
 
-_LEVELS = {"int8": 254, "int4": 14}
+_LEVELS = {8: 254, 4: 14, 2: 3}
 
 
 def differing_rows(ours: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[int, int]:
@@ -46,9 +46,9 @@ def compare_states(
         rows = _rows_of(geometry, kind)
         keep = np.ones(expected.shape[:2], bool) if rows is None else _per_head(same[:, :, rows], expected)
         if kind in ("key_codes", "value_codes"):
-            error = _code_error(ours[name][keep], expected[keep], geometry.coarse_dtype)
-        elif kind == "latent_codes" and geometry.latent_dtype != "model":
-            error = _code_error(ours[name][keep], expected[keep], geometry.latent_dtype)
+            error = _code_error(ours[name][keep], expected[keep], [(4 if geometry.coarse_dtype == "int4" else 8, 1)])
+        elif kind == "latent_codes" and (parts := geometry.latent_parts):
+            error = _code_error(_offset(ours[name][keep], geometry), _offset(expected[keep], geometry), parts)
         else:
             error = _float_error(ours[name], expected, keep)
         errors[kind] = max(errors.get(kind, 0.0), error)
@@ -56,9 +56,9 @@ def compare_states(
 
 
 def has_int4(geometry: CacheGeometry) -> bool:
-    """Whether some local rows have 4 bits a number."""
+    """Whether some local rows have 4 bits a number, or fewer."""
     coarse, latent = geometry.coarse_rows and geometry.coarse_dtype, geometry.latent_rows and geometry.latent_dtype
-    return "int4" in (coarse, latent)
+    return "int4" in (coarse, latent) or latent == "mixed"
 
 
 def _per_head(same: Array, expected: Array) -> Array:
@@ -91,14 +91,31 @@ def _float_error(ours: Array, reference: Array, keep: Array) -> float:
     return float(difference.max(initial=0.0)) / scale
 
 
-def _code_error(ours: Array, reference: Array, dtype: str) -> float:
+def _code_error(ours: Array, reference: Array, parts: Sequence[tuple[int, int]]) -> float:
+    """The worst of the parts: (bits, numbers) of each, as in `CacheGeometry.latent_parts`."""
     if not reference.size:
         return 0.0
-    off = np.abs(_levels(ours, dtype) - _levels(reference, dtype))
-    return max(float((off > 0).mean()), float(off.max() - 1) / _LEVELS[dtype])
+    ends = np.cumsum([bits * count // 8 for bits, count in parts])[:-1]
+    errors = []
+    for (bits, _), a, b in zip(parts, np.split(ours, ends, axis=-1), np.split(reference, ends, axis=-1), strict=True):
+        off = np.abs(_levels(a, bits) - _levels(b, bits))
+        errors.append(max(float((off > 0).mean()), float(off.max() - 1) / _LEVELS[bits]))
+    return max(errors)
 
 
-def _levels(codes: Array, dtype: str) -> npt.NDArray[np.int16]:
-    """Code levels as integers; int4 codes lie two in a byte."""
+def _levels(codes: Array, bits: int) -> npt.NDArray[np.int16]:
+    """Code levels as integers, code + half the range; packed ones lie 8 / bits in a byte."""
     wide = codes.astype(np.int16)
-    return np.concatenate([wide & 15, wide >> 4], axis=-1) if dtype == "int4" else wide
+    return (
+        np.concatenate([(wide >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], axis=-1) if bits < 8 else wide
+    )
+
+
+def _offset(codes: Array, geometry: CacheGeometry) -> Array:
+    """Bytes of mixed latents, in two's complement, as codes offset by half their range; others as they are."""
+    if geometry.latent_dtype != "mixed":
+        return codes
+    halves = {8: 0x80, 4: 0x88, 2: 0xAA}
+    flips = [np.full(bits * count // 8, halves[bits], np.uint8) for bits, count in geometry.latent_parts]
+    flipped: Array = codes ^ np.concatenate(flips)
+    return flipped

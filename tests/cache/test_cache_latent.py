@@ -73,23 +73,37 @@ def test_keys_and_values_in_the_span_of_the_basis_lose_only_their_rounding() -> 
 
 def test_int4_codes_are_those_of_int8_at_a_coarser_step() -> None:
     values = torch.linspace(-9, 9, 37).repeat(2, 1).T.contiguous()
-    packed = latent.codes_of(values, "int4")
+    int4, int8 = (replace(BASE, latent_rank=2, latent_dtype=dtype) for dtype in ("int4", "int8"))
+    packed = latent.codes_of(values, int4)
     assert packed.dtype == torch.uint8
     assert packed.shape == (37, 1)
-    assert torch.equal(latent.latents_of(packed), torch.round(values).clamp(-7, 7))
-    assert torch.equal(latent.latents_of(latent.codes_of(values, "int8")), torch.round(values))
+    assert torch.equal(latent.latents_of(packed, int4), torch.round(values).clamp(-7, 7))
+    assert torch.equal(latent.latents_of(latent.codes_of(values, int8), int8), torch.round(values))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_mixed_codes_have_eight_bits_then_four_then_two() -> None:
+    """Every code of every width comes back, saturated at its own ends; zeros are zero bytes, as after a reset."""
+    geometry = replace(BASE, latent_rank=13, latent_dtype="mixed", latent_int8=3, latent_int4=2)
+    values = torch.linspace(-140, 140, 281)[:, None].expand(-1, 13)
+    packed = latent.codes_of(values, geometry)
+    assert (packed.dtype, packed.shape) == (torch.uint8, (281, 3 + 1 + 2))
+    ends = torch.tensor([[-127.0, 127.0]] * 3 + [[-7.0, 7.0]] * 2 + [[-2.0, 1.0]] * 8).T
+    assert torch.equal(latent.latents_of(packed, geometry), torch.round(values).clamp(*ends))
+    assert not latent.codes_of(torch.zeros(1, 13), geometry).any()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "mixed"])
 @pytest.mark.parametrize("memory", [False, True])
 def test_bytes_are_constant_and_as_predicted(dtype: str, memory: bool) -> None:
-    geometry = replace(BASE, latent_dtype=dtype, latent_rank=10, exact_rows=7, **(MEMORY if memory else {}))
+    split_rank = {"latent_int8": 2, "latent_int4": 4} if dtype == "mixed" else {}
+    rows = {"latent_dtype": dtype, "latent_rank": 10, "exact_rows": 7, **split_rank}
+    geometry = replace(BASE, **rows, **(MEMORY if memory else {}))
     tokens = make_tokens(geometry, 90, seed=6)
     _, loop = run(geometry, tokens, split(90, 5, seed=7), basis_for(geometry, step=0.1))
     state = loop.state[0]
     assert {name: tuple(x.shape) for name, x in state.items()} == {s.name: s.shape for s in geometry.state()}
     assert sum(x.nbytes for x in state.values()) == geometry.state_bytes
-    width = 10 if dtype == "int8" else 5
+    width = {"int8": 10, "int4": 5, "mixed": 2 + 2 + 1}[dtype]
     rows = 7 * 2 * 2 * 6 * 4 + 24 * width  # exact rows of 2 heads; one latent for all heads
     bookkeeping = 31 * (8 + 4 + 4) + (9 * (8 + 4) if memory else 0)  # of one head
     assert geometry.state_bytes == 2 * (rows + bookkeeping + (9 * 10 * 4 if memory else 0))
@@ -116,7 +130,8 @@ def test_the_memory_merges_latents_with_their_mass() -> None:
     state = loop.state[0]
     used = state["memory_mass"] > 0
     assert torch.allclose(state["memory_mass"].sum(dim=(1, 2)), torch.full((2,), 70.0 - 12))
-    want = latent.latents_of(latent.codes_of(latent.encode(tokens.k[:, :, :1], tokens.v[:, :, :1], basis), "int8"))
+    codes = latent.codes_of(latent.encode(tokens.k[:, :, :1], tokens.v[:, :, :1], basis), geometry)
+    want = latent.latents_of(codes, geometry)
     merged = state["memory_latents"]
     assert torch.allclose(merged[used], want.expand_as(merged)[used], atol=1e-3)
 
@@ -158,6 +173,11 @@ def test_padding_changes_nothing() -> None:
         ({"latent_rank": 0}, "latent_rank is 0, and must be from 1 to 24"),
         ({"latent_rank": 25}, "latent_rank is 25, and must be from 1 to 24"),
         ({"latent_rank": 5, "latent_dtype": "int4"}, "latent_rank 5 is odd"),
+        ({"latent_rank": 8, "latent_dtype": "mixed", "latent_int8": 9}, "9 in int8, 0 in int4, -1 in int2"),
+        (
+            {"latent_rank": 9, "latent_dtype": "mixed", "latent_int8": 2, "latent_int4": 3},
+            "two numbers of int4, or four",
+        ),
         ({**MEMORY, "memory_store": "exact"}, "the memory's rows are latents too"),
         ({"readout": "residual"}, "keeps a state per head"),
         ({"exact_rows": 6}, "exact_rows is 6: with latent_rows behind it, it must hold sinks . window"),

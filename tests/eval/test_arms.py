@@ -53,3 +53,9 @@ def test_the_smallest_window_that_fits_is_tried_before_an_arm_is_refused() -> No
     assert plan.geometry.window == plan.geometry.chunk == 8
     with pytest.raises(RecipeError, match="smallest cache"):
         plan_arm(load_recipe("smollm2-135m"), parse_arm("h2o"), 0.01, 512, TEXT, None, settings)
+
+
+def test_mixed_latents_are_spelled_by_their_counts() -> None:
+    arm = parse_arm("uniform+int8+latent24.152.8+front")
+    assert arm.latent == {"rank": 184, "dtype": "mixed", "int8": 24, "int4": 152}
+    assert (arm.rows, arm.front, arm.group) == ("int8", None, "ours")

@@ -13,7 +13,8 @@ from retentive_export import Session, pipeline
 from retentive_export.cache import latent
 from retentive_export.errors import RecipeError
 from retentive_export.export.constants import fit_constants, read_constants, write_constants
-from retentive_export.export.latents import LayerMoments, _components, _metric, shifted, token_rows
+from retentive_export.export.latents import LayerMoments, _components, _metric, fit_spectrum, token_rows
+from retentive_export.export.reference import calibrate_key_scales, record, shifted
 from retentive_export.job import Job
 from retentive_export.ops.params import gate_struct, geometry_struct
 from retentive_export.planner import plan_recipe
@@ -103,6 +104,49 @@ def test_a_fit_sees_samples_at_later_positions(text_model: Path) -> None:
     assert (moved[0].token_meta == run[0].token_meta).all()
 
 
+def test_fewer_bits_for_the_smaller_components_lose_less_than_the_same_for_all(text_model: Path) -> None:
+    """At equal bytes, in the attention's metric: 8, 4 and 2 bits beat 4 bits for the larger half of the components; and
+    codes of two bits, which have no zero, carry no bias."""
+    job = job_of(text_model)
+    graph, run = job.bare_graph(), job.run(job.samples[0])
+    key, value, moments = recorded(job, 1)
+    spectrum = fit_spectrum(job.adapter, graph, [run], 256)
+    whole = torch.block_diag(*_metric(job.adapter, 1, moments, graph.geometry).flatten(0, 1))
+    x = token_rows(key, value).double()
+
+    def lost(**latents: object) -> tuple[float, float]:
+        geometry = replace(graph.geometry, **latents)
+        basis = spectrum.bases(geometry)[1]
+        codes = latent.codes_of(latent.encode(key, value, basis), geometry)
+        back = token_rows(*latent.decode(latent.latents_of(codes, geometry), basis)).double()
+        error = (back - x) @ whole
+        return float(error.square().sum()), float(error.mean(dim=0).norm() / error.square().sum(dim=1).mean().sqrt())
+
+    mixed, bias = lost(latent_rank=40, latent_dtype="mixed", latent_int8=4, latent_int4=8)
+    plain, _ = lost(latent_rank=30, latent_dtype="int4")
+    assert (4 * 8 + 8 * 4 + 28 * 2) == 30 * 4
+    assert mixed < plain
+    assert bias < 0.2
+
+
+def test_key_scales_hold_where_a_dialogue_may_stand(text_model: Path) -> None:
+    """RoPE turns keys as a run goes on: scales cover samples seen late in the context, not only from position 0."""
+    job = job_of(text_model)
+    graph, run = job.bare_graph(), job.run(job.samples[0])
+    early, late = (calibrate_key_scales(graph, [run], 127, context) for context in (1, 256))
+    from retentive_export.export.reference import KeyRecorder
+
+    beyond = record(graph, [shifted(run, 128)], KeyRecorder()).largest
+    over = [max(float((beyond[i] / (127 * s)).max()) for i, s in enumerate(scales)) for scales in (early, late)]
+    assert over[1] <= 1 / 1.1 + 1e-6
+    assert over[0] > 1
+    for four, eight in zip(calibrate_key_scales(graph, [run], 7, 256), late, strict=True):
+        ranges = 7 * four / (127 * eight / 1.1)
+        assert (
+            (ranges > 0.29) & (ranges < 1.001)
+        ).all()  # the largest keys may be cut off, and never half of the range
+
+
 def test_constants_survive_their_file_and_nothing_else_is_taken(text_model: Path, tmp_path: Path) -> None:
     job = Job(
         parse_recipe(
@@ -171,16 +215,24 @@ def test_compiled_operators_are_refused() -> None:
         geometry_struct(geometry)
 
 
-@pytest.mark.parametrize("policy", ["coverage", "retentive"])
+@pytest.mark.parametrize(
+    ("policy", "latents"),
+    [
+        ("coverage", {"rank": 12}),
+        ("retentive", {"rank": 12}),
+        ("retentive", {"rank": 24, "dtype": "mixed", "int8": 4, "int4": 8}),
+    ],
+    ids=["coverage", "retentive", "mixed"],
+)
 def test_an_artifact_equals_the_reference_while_it_demotes_and_merges(
-    text_model: Path, tmp_path: Path, policy: str
+    text_model: Path, tmp_path: Path, policy: str, latents: dict[str, object]
 ) -> None:
     """Three tiers and the memory under ONNX Runtime, state in place: every step of the golden run, codes and all."""
     recipe = text_recipe(
         text_model,
         policy=policy,
         readout="mass",
-        rows={"dtype": "int8", "latent": {"rank": 12, "front": 10}},
+        rows={"dtype": "int8", "latent": {**latents, "front": 10}},
         memory={"grid": [0, 0], "recall": 3},
         budget={"rows": 30},
     )

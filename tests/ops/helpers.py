@@ -44,6 +44,17 @@ GEOMETRIES = {
         memory_store="latent",
         **MEMORY,
     ),
+    "mixed-latent-memory": CacheGeometry(
+        **BASE,
+        exact_rows=9,
+        latent_rows=14,
+        latent_rank=8,
+        latent_dtype="mixed",
+        latent_int8=2,
+        latent_int4=2,
+        memory_store="latent",
+        **MEMORY,
+    ),
     "exact+int4+latent": CacheGeometry(
         **BASE,
         exact_rows=8,
@@ -89,7 +100,8 @@ def latent_basis(geometry):
     heads, dim, rank = geometry.kv_heads, geometry.head_dim, geometry.latent_rank
     generator = torch.Generator().manual_seed(1)
     columns, _ = torch.linalg.qr(torch.randn(heads * 2 * dim, rank, generator=generator))
-    step = {"int8": 0.03, "int4": 0.5, "model": 1.0}[geometry.latent_dtype]
+    widths = [torch.full((count,), {8: 0.03, 4: 0.5, 2: 1.0}[bits]) for bits, count in geometry.latent_parts]
+    step = torch.cat(widths) if widths else 1.0
     mean = 0.3 * torch.randn(heads, 2 * dim, generator=generator)
     columns = columns.reshape(heads, 2 * dim, rank)
     return LatentBasis(columns / step, columns * step, mean)

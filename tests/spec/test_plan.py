@@ -49,7 +49,14 @@ CACHES = st.fixed_dictionaries(
                 "dtype": st.sampled_from(["model", "int8", "int4"]),
                 "exact": st.sampled_from([0, 0, 4, 16, 20]),
                 "latent": st.sampled_from(
-                    [None, None, {"rank": 2}, {"rank": 4, "dtype": "int4", "front": 16}, {"rank": 3, "dtype": "model"}]
+                    [
+                        None,
+                        None,
+                        {"rank": 2},
+                        {"rank": 4, "dtype": "int4", "front": 16},
+                        {"rank": 3, "dtype": "model"},
+                        {"rank": 4, "dtype": "mixed", "int8": 2, "int4": 2},
+                    ]
                 ),
             }
         ),

@@ -279,3 +279,9 @@ def test_targets() -> None:
     with pytest.raises(RecipeError, match=r"model\.dtype is 'bfloat16'") as error:
         target("cpu", "bfloat16")
     assert error.value.hint == "--set model.dtype=float32"
+
+
+def test_only_mixed_latents_are_split() -> None:
+    rows = {"rank": 16, "dtype": "int8", "int4": 8}
+    with pytest.raises(RecipeError, match="int8 and int4 split latents of dtype mixed, and dtype is int8"):
+        parse_recipe({"model": {"source": "x"}, "cache": {"rows": {"latent": rows}}})

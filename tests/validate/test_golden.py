@@ -171,6 +171,36 @@ def test_altered_files_are_found_first(text_artifact: Path, tmp_path: Path) -> N
         validate_golden(tmp_path / "a")
 
 
+def test_errors_of_mixed_codes() -> None:
+    """Each width counts in its own levels, through the sign."""
+    geometry = CacheGeometry(
+        kv_heads=1,
+        q_heads=1,
+        head_dim=8,
+        exact_rows=1,
+        latent_rows=2,
+        latent_rank=7,
+        latent_dtype="mixed",
+        latent_int8=1,
+        latent_int4=2,
+    )
+    state = {
+        "past.0.row_meta": np.zeros((1, 1, 3, 2), np.int32),
+        "past.0.latent_codes": np.zeros((1, 1, 2, 3), np.uint8),
+    }
+    other = {name: array.copy() for name, array in state.items()}
+    for column, value, expected in [
+        (0, 0xFF, 1 / 2),
+        (0, 0xFE, 1 / 2),
+        (1, 0x0F, 1 / 4),
+        (1, 0x90, 6 / 14),
+        (2, 0x08, 1 / 3),
+    ]:
+        other["past.0.latent_codes"][:] = 0
+        other["past.0.latent_codes"][0, 0, 1, column] = value
+        assert compare_states(geometry, state, other)["latent_codes"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("dtype", "levels"), [("int8", 254), ("int4", 14)])
 def test_errors_of_codes(dtype: str, levels: int) -> None:
     """One level off counts as the share of such codes; further off counts in levels."""

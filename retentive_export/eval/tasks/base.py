@@ -19,14 +19,15 @@ STREAM = "stream"
 class Task(ABC):
     """Something to ask a model about what its cache should have kept.
 
-    A subclass sets `name`, `recipe` (whose model it runs on), `headline` (the metric that its table shows), `moments`
-    (moments of compression -> the break that each one is; None: from the first token on), `sizes` (what may be set,
-    with defaults), and writes `streams`. `windows`: sizes of the recent window that suit it; a window must hold a
-    question and the begun answer.
+    A subclass sets `name`, `recipe` (whose model it runs on), `overrides` (fields of it with other values), `headline`
+    (the metric that its table shows), `moments` (moments of compression -> the break that each one is; None: from the
+    first token on), `sizes` (what may be set, with defaults), and writes `streams`. `windows`: sizes of the recent
+    window that suit it; a window must hold a question and the begun answer.
     """
 
     name: ClassVar[str]
     recipe: ClassVar[str]
+    overrides: ClassVar[tuple[str, ...]] = ()
     headline: ClassVar[str]
     moments: ClassVar[Mapping[str, int | None]]
     sizes: ClassVar[Mapping[str, int]]

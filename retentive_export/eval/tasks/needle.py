@@ -21,6 +21,7 @@ class Needle(Task):
 
     name: ClassVar[str] = "needle"
     recipe: ClassVar[str] = "smollm2-135m"
+    overrides: ClassVar[tuple[str, ...]] = ("calibration=text",)
     headline: ClassVar[str] = "accuracy"
     moments: ClassVar[Mapping[str, int | None]] = {"blind": 0, STREAM: None}
     sizes: ClassVar[Mapping[str, int]] = {"tokens": 768}

@@ -26,6 +26,7 @@ class Pairs(Task):
 
     name: ClassVar[str] = "pairs"
     recipe: ClassVar[str] = "smollm2-135m"
+    overrides: ClassVar[tuple[str, ...]] = ("calibration=text",)
     headline: ClassVar[str] = "accuracy"
     moments: ClassVar[Mapping[str, int | None]] = {"blind": 0, STREAM: None}
     sizes: ClassVar[Mapping[str, int]] = {"pairs": 24, "asked": 6}

@@ -23,6 +23,7 @@ class Text(Task):
 
     name: ClassVar[str] = "text"
     recipe: ClassVar[str] = "smollm2-135m"
+    overrides: ClassVar[tuple[str, ...]] = ("calibration=text",)
     headline: ClassVar[str] = "kl"
     moments: ClassVar[Mapping[str, int | None]] = {"blind": 0, STREAM: None}
     sizes: ClassVar[Mapping[str, int]] = {"tokens": 1024, "context": 768}
