@@ -13,6 +13,7 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 "$venv/bin/lint-imports"
 # Beforehand, because a first build takes longer than one test may. The library for Jetson is compiled and loaded too.
 VENV="$venv" scripts/build_plugins.sh
+scripts/browser.sh
 VENV="$venv" scripts/cross_toolchain.sh --emulator
 "$venv/bin/python" scripts/build_target_plugins.py jetson-orin
 if [ $# -gt 0 ]; then

@@ -112,7 +112,7 @@ def _charts(evaluation: Evaluation, task: str, when: str, shares: Sequence[float
         best = [evaluation.best((task, when, share), group) for share in shares]
         names = list(dict.fromkeys(cell.arm for cell in best if cell is not None))
         curves += [(name, color) for name, color in zip(names, colors, strict=False)]
-    ceiling = evaluation.best((task, when, shares[0]), "ceiling")
+    ceiling = evaluation.best((task, when, shares[0]), "ceiling") if shares else None
     if ceiling is not None:
         curves.append((ceiling.arm, "#888888"))
     drawn = []

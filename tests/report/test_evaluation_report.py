@@ -118,6 +118,12 @@ def test_the_best_of_a_column_is_bold_and_the_ceiling_is_not() -> None:
     assert bold == {"`oracle`": 0, "`retentive+int4`": 1, "`<b>`": 0, "`h2o`": 1, "`snapkv`": 0}
 
 
+def test_a_run_that_has_only_measured_the_full_cache_yet_has_its_page() -> None:
+    """What is saved while a run goes on."""
+    page = Strict(evaluation_html(Evaluation(runs=[RUN], cells=[cell("full", "full", 1.0, 0.96)])))
+    assert "table" in page.tags
+
+
 def test_markdown_tables_are_even() -> None:
     blocks = re.findall(r"(?:^\|.*\|\n)+", evaluation_markdown(EVALUATION), re.MULTILINE)
     assert len(blocks) == 2
