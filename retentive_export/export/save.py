@@ -14,7 +14,7 @@ from retentive_export.export.passes.onnxruntime_flavour import onnxruntime_flavo
 from retentive_export.spec.files import storage_errors
 from retentive_export.spec.manifest import TensorContract
 
-__all__ = ["contract_of", "save_alone", "save_flavours", "save_graph", "save_quantised"]
+__all__ = ["EXTERNAL_FROM", "contract_of", "save_alone", "save_flavours", "save_graph", "save_quantised"]
 
 EXTERNAL_FROM = 1024
 """Tensors of at least this many bytes go to the external file."""
@@ -27,7 +27,8 @@ def save_graph(model: ir.Model, path: Path) -> None:
         ExportError: the ONNX checker refuses the graph. StorageError: the disk is full.
     """
     with storage_errors(path):
-        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=EXTERNAL_FROM)
+        # The threshold is the largest size that stays in the graph.
+        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=EXTERNAL_FROM - 1)
     _check(path)
 
 

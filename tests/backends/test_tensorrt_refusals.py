@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 from retentive_export.backends.tensorrt.build import EngineJob
 from retentive_export.backends.tensorrt.builder import run_worker
 from retentive_export.errors import ArtifactError, ExportError, StorageError
+from retentive_export.ops.contract import OPS
+from retentive_export.ops.onnx_functions import function_body
+from retentive_export.spec.manifest import read_manifest
 from tests.backends.tensorrt_jobs import decoder_job
 
 ATTENTION = "node_attention__3"
@@ -71,11 +75,25 @@ def test_a_file_that_is_no_library(refused: Any, tmp_path: Path) -> None:
     assert "text.so cannot be loaded: " in refused(library=tmp_path / "text.so")
 
 
-def test_function_bodies_left_in(refused: Any, text_artifact: Path) -> None:
-    """ONNX Runtime's flavour of the graph."""
-    message = refused(graph=text_artifact / "decoder.onnx")
+def test_function_bodies_left_in(refused: Any, text_artifact: Path, tmp_path: Path) -> None:
+    """The bodies that ONNX Runtime's flavour has inlined."""
+    manifest = read_manifest(text_artifact)
+    plan = manifest.plan()
+
+    def attach(model: onnx.ModelProto) -> None:
+        bodies = [function_body(op, plan.geometry, plan.gate, manifest.scale) for op in OPS]
+        model.functions.extend(ir.to_proto(body) for body in bodies)
+
+    message = refused(graph=edited(text_artifact, tmp_path, attach))
     assert f"still holds the function body of RetentiveAttention (node {ATTENTION!r})" in message
     assert "TensorRT would inline it instead of taking the plugin" in message
+    assert "build from decoder.tensorrt.onnx" in message
+
+
+def test_the_graph_for_onnxruntime(refused: Any, text_artifact: Path) -> None:
+    """It has no node of ours any more."""
+    message = refused(graph=text_artifact / "decoder.onnx")
+    assert "holds RetentiveAttention 0 times, and must hold it once per layer (2)" in message
     assert "build from decoder.tensorrt.onnx" in message
 
 

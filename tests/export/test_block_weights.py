@@ -16,7 +16,7 @@ from retentive_export.backends.tensorrt.builder import run_worker
 from retentive_export.errors import RecipeError
 from retentive_export.export.passes.block_weights import OPSET, block_weights
 from retentive_export.export.passes.weight_codes import signed_codes
-from retentive_export.export.save import save_graph
+from retentive_export.export.save import EXTERNAL_FROM, save_graph
 from retentive_export.pipeline import BuildResult
 from retentive_export.planner import plan_recipe
 from retentive_export.spec.manifest import TensorContract
@@ -139,14 +139,19 @@ def test_both_flavours_share_the_codes(int4_bundle: BuildResult, wide_model: Pat
     record = int4_bundle.manifest.weights
     assert record is not None
     assert record.matrices == 2 * 7 + 1
+    places: list[dict[str, tuple[str, int | None]]] = []
     for name in int4_bundle.manifest.graphs.values():
         graph = ir.load(int4_bundle.directory / name).graph
         stored = {n: v.const_value for n, v in graph.initializers.items() if n.endswith(("_codes", "_scales"))}
+        external = {n: t for n, t in stored.items() if isinstance(t, ir.ExternalTensor)}
+        places.append({n: (str(t.location), t.offset) for n, t in external.items()})
         assert sum(t.nbytes for t in stored.values() if t is not None) == record.bytes
         assert {t.dtype for n, t in stored.items() if t is not None and n.endswith("_codes")} == {
             ir.DataType.INT4,
             ir.DataType.INT8,
         }
+        assert {n for n, t in stored.items() if t is not None and t.nbytes >= EXTERNAL_FROM} == external.keys()
+    assert places[0] == places[1]
     plan = plan_recipe(parse_recipe(recipe(wide_model)), target("jetson-orin"))
     table, norms = 400 * 64 * 4, 5 * 64 * 4
     assert plan.memory.weights == record.bytes + table + norms

@@ -76,7 +76,7 @@ def check_graph(graph: Graph, layers: int) -> None:
         raise ExportError(
             f"the graph still holds the function body of {op} (node {node!r}): TensorRT would inline it instead of "
             "taking the plugin, and the engine would be slow",
-            hint="build from decoder.tensorrt.onnx, not from decoder.onnx",
+            hint="build from decoder.tensorrt.onnx",
         )
     for custom in graph.nodes:
         if custom.op not in OPS:
@@ -90,7 +90,10 @@ def check_graph(graph: Graph, layers: int) -> None:
     count = Counter(node.op for node in graph.nodes)
     for op in OPS:
         if count[op] != layers:
-            raise ExportError(f"the graph holds {op} {count[op]} times, and must hold it once per layer ({layers})")
+            raise ExportError(
+                f"the graph holds {op} {count[op]} times, and must hold it once per layer ({layers})",
+                hint=None if graph.nodes else "build from decoder.tensorrt.onnx, not from decoder.onnx",
+            )
 
 
 def _custom_node(data: memoryview) -> Iterator[CustomNode]:

@@ -1,6 +1,6 @@
 """Passes: the two flavours of one graph.
 
-`attach_functions`: ONNX Runtime inlines the function bodies. In place.
+`attach_functions`: the bodies that ONNX Runtime's flavour has inlined. In place.
 `tensorrt_flavour`: no bodies, so that TensorRT's parser takes the plugins (up to 10.6 a body of the same name would
 win); `plugin_version` and `plugin_namespace` are set on every node (10.15 and later need the latter), and
 `declare_alias` on every StateTransition; packed codes are int8. Functional: the graph's weights are shared, not copied.
