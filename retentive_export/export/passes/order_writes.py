@@ -72,7 +72,7 @@ def _wait(graph: ir.Graph, write: ir.Node, past: ir.Value, late: list[ir.Node], 
     shape = zeros[rank] = zeros.get(rank) or _zeros(graph, rank)
     nodes = []
     for reader in late:
-        stem = f"wait.{past.name}.{reader.name}"
+        stem = f"wait.{past.name}.{reader.outputs[0].name}"
         size = ir.node("Size", [reader.outputs[0]], name=f"{stem}.size")
         nodes += [size, ir.node("Mul", [shape, size.outputs[0]], name=f"{stem}.shape")]
         shape = nodes[-1].outputs[0]
