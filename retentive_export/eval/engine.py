@@ -51,7 +51,7 @@ class Engine:
         )
         if not geometry.latent_rows:
             return scales, None
-        fitted = self._fitted(("spectrum", context), geometry, context)
+        fitted = self._fitted(("spectrum", context, geometry.local_rows > geometry.latent_rows), geometry, context)
         bases = fitted.bases(geometry)
         return scales, [LatentBasis(*(part.to(self.device) for part in basis)) for basis in bases]
 

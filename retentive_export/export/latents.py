@@ -57,19 +57,24 @@ class LayerMoments:
 
 @dataclass
 class _Recorder:
-    """An `AttentionLoop` that keeps no cache: causal attention within the pass; fills `moments`, then `latents`."""
+    """An `AttentionLoop` that keeps no cache: causal attention within the pass; fills `moments`, then `spread`.
 
+    skipped: first tokens of every pass that do not count.
+    """
+
+    skipped: int
     moments: dict[int, LayerMoments] = field(default_factory=dict)
     bases: Sequence[LatentBasis] | None = None
     spread: dict[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict)
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `AttentionLoop.attend`."""
+        q, k, v = (x[:, :, self.skipped :] for x in (query, key, value))
         if self.bases is None:
-            self.moments.setdefault(layer_index, LayerMoments()).add(query, key, value, scale)
+            self.moments.setdefault(layer_index, LayerMoments()).add(q, k, v, scale)
         else:
             basis = self.bases[layer_index]
-            latents = (token_rows(key, value) - basis.mean.flatten()) @ basis.encode.flatten(0, 1)
+            latents = (token_rows(k, v) - basis.mean.flatten()) @ basis.encode.flatten(0, 1)
             largest, squares, count = self.spread.get(layer_index, (torch.zeros(()), torch.zeros(()), 0))
             self.spread[layer_index] = (
                 torch.maximum(largest, latents.abs().amax(dim=0)),
@@ -111,18 +116,22 @@ def fit_spectrum(
 ) -> Spectrum:
     """All components of the graph's layers.
 
+    With rows in front of the latents the sinks stay there and do not count: their keys and values are outliers, by
+    which no other token should be scaled.
+
     Args:
         runs: token streams with the features of their pictures. context: tokens of a session; see `seen_along`.
         plain: the principal components of keys and values as they are, for comparison.
     """
-    moved = seen_along(runs, context)
-    recorder = record(graph, moved, _Recorder())
+    moved, geometry = seen_along(runs, context), graph.geometry
+    skipped = geometry.sinks if geometry.exact_rows + geometry.coarse_rows else 0
+    recorder = record(graph, moved, _Recorder(skipped))
     components = []
     for layer in range(graph.layers):
         moments = recorder.moments[layer]
         root = None if plain else _metric(adapter, layer, moments, graph.geometry)
         components.append(_components(moments, root, graph.geometry))
-    spread = record(graph, moved, _Recorder(bases=components)).spread
+    spread = record(graph, moved, _Recorder(skipped, bases=components)).spread
     reach = [
         (largest, (squares / count).sqrt()) for largest, squares, count in (spread[i] for i in range(graph.layers))
     ]

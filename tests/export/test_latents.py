@@ -12,6 +12,7 @@ import torch
 from retentive_export import Session, pipeline
 from retentive_export.cache import latent
 from retentive_export.errors import RecipeError
+from retentive_export.export import latents
 from retentive_export.export.constants import fit_constants, read_constants, write_constants
 from retentive_export.export.latents import LayerMoments, _components, _metric, fit_spectrum, token_rows
 from retentive_export.export.reference import calibrate_key_scales, record, shifted
@@ -127,6 +128,25 @@ def test_fewer_bits_for_the_smaller_components_lose_less_than_the_same_for_all(t
     assert (4 * 8 + 8 * 4 + 28 * 2) == 30 * 4
     assert mixed < plain
     assert bias < 0.2
+
+
+def test_sinks_that_stay_in_front_scale_no_latent(text_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tokens, outliers of many models, count only where they become latents themselves."""
+    seen: list[LayerMoments] = []
+
+    def noted(moments: LayerMoments, *rest: object) -> latent.LatentBasis:
+        seen.append(moments)
+        return _components(moments, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(latents, "_components", noted)
+    left_out = {}
+    for front in (0, 10):
+        job = job_of(text_model, front=front)
+        graph, run = job.bare_graph(), job.run(job.samples[0])
+        fit_spectrum(job.adapter, graph, [run], 256)
+        left_out[front] = 4 * len(run[0].input_ids) - seen[-1].count  # at four positions
+    assert left_out == {0: 0, 10: 4 * graph.geometry.sinks}
+    assert graph.geometry.sinks > 0
 
 
 def test_key_scales_hold_where_a_dialogue_may_stand(text_model: Path) -> None:
