@@ -31,12 +31,18 @@ def environment(device: torch.device, commit: str | None = None) -> dict[str, An
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "commit": commit or _commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "device": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": versions,
     }
+
+
+def _program() -> str:
+    """Also of `python -m retentive_export`."""
+    name = Path(sys.argv[0]).name
+    return "retentive-export" if name == "__main__.py" else name
 
 
 def _processor() -> str:
