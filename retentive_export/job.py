@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +28,7 @@ from retentive_export.planner.weights import check_matrices
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
 from retentive_export.spec.plan import CachePlan, plan_cache
+from retentive_export.spec.provenance import versions
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
@@ -313,10 +312,7 @@ def _source_stamp(source: Path | str, gguf: str | None) -> list[Any]:
 
 def _tools() -> dict[str, str]:
     """Versions that an artifact depends on, and a hash of this package's own source."""
-    tools: dict[str, str] = {}
-    for name in ("retentive-export", "torch", "transformers", "onnx", "onnxscript", "onnx-ir"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            tools[name] = importlib.metadata.version(name)
+    tools = versions(("retentive-export", "torch", "transformers", "onnx", "onnxscript", "onnx-ir"))
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for part in ("cache", "export", "models", "ops", "spec"):

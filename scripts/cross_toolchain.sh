@@ -6,19 +6,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 programs=(aarch64-linux-gnu-g++)
-packages=(g++-aarch64-linux-gnu)
+packages="g++-aarch64-linux-gnu"
 if [ "${1:-}" = --emulator ]; then
   programs+=(qemu-aarch64-static)
-  packages+=(qemu-user-static)
+  packages+=" qemu-user-static"
 fi
-for program in "${programs[@]}"; do
-  if ! command -v "$program" >/dev/null; then
-    sudo="$([ "$(id -u)" = 0 ] || echo sudo)"
-    $sudo apt-get update -qq
-    $sudo apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-    break
-  fi
-done
+source scripts/environment.sh
+install_programs "$packages" "${programs[@]}"
 nvcc="$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)"
 version="$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')"
 if [ "${version%%.*}" -lt 13 ]; then

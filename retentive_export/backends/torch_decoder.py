@@ -193,16 +193,14 @@ def read_constants(directory: Path, manifest: Manifest) -> tuple[list[Tensor] | 
     if not names:
         return None, None
     graph = ir.load(directory / next(iter(manifest.graphs.values()))).graph
-    initializers = graph.initializers
-    values = [initializers.get(f"{layer}.{name}") for layer in range(plan.layers) for name in names]
-    constants = [torch.from_numpy(v.const_value.numpy().copy()) for v in values if v is not None and v.const_value]
-    if len(constants) != plan.layers * len(names):
+    wanted = [f"{layer}.{name}" for layer in range(plan.layers) for name in names]
+    values = {name: graph.initializers[name].const_value for name in wanted if name in graph.initializers}
+    found = {name: torch.from_numpy(value.numpy().copy()) for name, value in values.items() if value is not None}
+    if len(found) != len(wanted):
         raise ArtifactError(
-            f"the decoder graph holds {len(constants)} of {plan.layers * len(names)} constants ({', '.join(names)} of "
-            f"every layer)"
+            f"the decoder graph holds {len(found)} of {len(wanted)} constants ({', '.join(names)} of every layer)"
         )
-    width = len(names)
-    layers = [dict(zip(names, constants[i * width : (i + 1) * width], strict=True)) for i in range(plan.layers)]
+    layers = [{name: found[f"{layer}.{name}"] for name in names} for layer in range(plan.layers)]
     scales = [layer["key_scale"] for layer in layers] if "key_scale" in names else None
     if "latent_encode" not in names:
         return scales, None

@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -155,19 +154,11 @@ PEERS = {
 def _checkpoint(manifest: Manifest, folder: Path) -> Path:
     """The model as a directory with safetensors, in the artifact's dtype."""
     model = _model(manifest)
-    source, gguf = locate(model)
 
     def save(out: Path) -> None:
-        from retentive_export.models import load_model
+        from retentive_export.models import open_model
 
-        adapter = load_model(
-            source,
-            revision=model.revision,
-            gguf_file=gguf,
-            dtype=model.dtype,
-            config_overrides=model.config_overrides,
-            random_seed=model.random_seed,
-        )
+        adapter = open_model(model)
         _plain(adapter.model).save_pretrained(out)
         adapter.tokenizer.save_pretrained(out)
 
@@ -240,8 +231,3 @@ def _made_once(folder: Path, name: str, key: list[Any], make: Callable[[Path], N
         if not path.exists():
             shutil.move(made, path)
     return path
-
-
-def default_python() -> str:
-    """The interpreter that peers run under unless another one is named."""
-    return sys.executable

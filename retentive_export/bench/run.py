@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import sys
 import time
@@ -221,10 +220,8 @@ def _decode(arms: Sequence[_Running], ids: Sequence[int], threads: int, settings
             arm.worker.set_threads(threads)
     count = settings.warm_up + settings.tokens
     for turn in range(settings.rounds):
-        order = list(
-            itertools.islice(itertools.cycle(arms), turn % max(1, len(arms)), turn % max(1, len(arms)) + len(arms))
-        )
-        for arm in order:
+        first = turn % max(1, len(arms))
+        for arm in (*arms[first:], *arms[:first]):
             if arm.stopped is not None:
                 continue
             with _Stopping(arm, note):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from retentive_export.ops.native import find
 from retentive_export.report import validation_files, verdict
 from retentive_export.spec.files import write_text
 from retentive_export.spec.manifest import MANIFEST, EngineSection, FileEntry, Manifest, verify_files
+from retentive_export.spec.provenance import versions
 from retentive_export.spec.targets import Target
 from retentive_export.steps import StepRunner, link
 from retentive_export.validate import ValidationReport, validate_golden
@@ -174,11 +173,8 @@ class Finishing:
 
     def _validation_key(self) -> list[Any]:
         """Files and, where they are run by ONNX Runtime, its version; an engine's is in its own step."""
-        versions = []
-        for name in ("onnxruntime", "onnxruntime-gpu"):
-            with suppress(importlib.metadata.PackageNotFoundError):
-                versions.append(f"{name} {importlib.metadata.version(name)}")
-        return [_plain(self.runner.files), versions]
+        found = versions(("onnxruntime", "onnxruntime-gpu"))
+        return [_plain(self.runner.files), [f"{name} {version}" for name, version in found.items()]]
 
     def _validate(self, work: Path) -> dict[str, Any]:
         result = self.validation = validate_golden(work.parent)

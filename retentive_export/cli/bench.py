@@ -110,7 +110,7 @@ def _peers(given_peers: tuple[str, ...]) -> dict[str, str]:
 
 def _write(result: BenchReport, folder: Path) -> None:
     from retentive_export import report
-    from retentive_export.spec.files import atomic_file
+    from retentive_export.spec.files import write_text
 
     files = {"bench.json": json.dumps(report.bench_data(result), indent=1, allow_nan=False) + "\n"}
     files["bench.md"] = report.bench_markdown(result)
@@ -118,5 +118,4 @@ def _write(result: BenchReport, folder: Path) -> None:
         if (drawn := report.bench_svg(result, group)) is not None:
             files[f"bench-{index}.svg"] = drawn
     for name, text in files.items():
-        with atomic_file(folder / name) as stream:
-            stream.write(text.encode())
+        write_text(folder / name, text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from retentive_export.cache.rows import LEVELS
 from retentive_export.eval.bounded import Constants
 from retentive_export.eval.streams import Batch
 from retentive_export.export.decoder import DecoderGraph, DecoderInputs
-from retentive_export.export.latents import fit_spectrum
+from retentive_export.export.latents import fit_spectrum, sinks_in_front
 from retentive_export.export.prompts import calibration_samples
 from retentive_export.export.reference import Run, calibrate_key_scales, sample_run
 from retentive_export.models import open_model
@@ -23,6 +24,8 @@ from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.recipe import Recipe
 
 __all__ = ["Engine"]
+
+Fitted = TypeVar("Fitted")
 
 
 class Engine:
@@ -44,16 +47,24 @@ class Engine:
         Args:
             context: tokens of a session; bases are fitted for positions up to there.
         """
-        scales = (
-            self._fitted(("scales", geometry.coarse_dtype, context), geometry, context)
-            if geometry.coarse_rows
-            else None
-        )
-        if not geometry.latent_rows:
-            return scales, None
-        fitted = self._fitted(("spectrum", context, geometry.local_rows > geometry.latent_rows), geometry, context)
-        bases = fitted.bases(geometry)
-        return scales, [LatentBasis(*(part.to(self.device) for part in basis)) for basis in bases]
+        scales: list[Tensor] | None = None
+        bases: list[LatentBasis] | None = None
+        if geometry.coarse_rows:
+            levels = LEVELS[geometry.coarse_dtype]
+            fitted = self._fitted(
+                ("scales", levels, context),
+                geometry,
+                lambda graph: calibrate_key_scales(graph, self._runs, levels, context),
+            )
+            scales = [scale.to(self.device) for scale in fitted]
+        if geometry.latent_rows:
+            spectrum = self._fitted(
+                ("spectrum", sinks_in_front(geometry), context),
+                geometry,
+                lambda graph: fit_spectrum(self.adapter, graph, self._runs, context),
+            )
+            bases = [LatentBasis(*(part.to(self.device) for part in basis)) for basis in spectrum.bases(geometry)]
+        return scales, bases
 
     def hidden(self, batch: Batch, part: slice, loop: Any) -> Tensor:
         """Final hidden states [B, T, hidden] of the columns `part`."""
@@ -96,19 +107,15 @@ class Engine:
         deep = torch.gather(batch.deep, 2, index[:, None].expand(-1, layers, -1, hidden)) * present[:, None]
         return visual, deep
 
-    def _fitted(self, key: tuple[Any, ...], geometry: CacheGeometry, context: int) -> Any:
-        """One of the constants, made when it is first asked for, while the model is on the CPU."""
+    def _fitted(self, key: tuple[Any, ...], geometry: CacheGeometry, fit: Callable[[DecoderGraph], Fitted]) -> Fitted:
+        """What `fit` makes of the model's graph when it is first asked for under this key, while the model is on the
+        CPU."""
         if key not in self._known:
             self.adapter.model.to("cpu")
-            graph = self._graph(geometry)
-            if key[0] == "scales":
-                levels = LEVELS[geometry.coarse_dtype]
-                scales = calibrate_key_scales(graph, self._runs, levels, context)
-                self._known[key] = [scale.to(self.device) for scale in scales]
-            else:
-                self._known[key] = fit_spectrum(self.adapter, graph, self._runs, context)
+            self._known[key] = fit(self._graph(geometry))
             self.adapter.model.to(self.device)
-        return self._known[key]
+        found: Fitted = self._known[key]
+        return found
 
     @cached_property
     def _runs(self) -> list[Run]:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from retentive_export.cache.latent import LatentBasis
 from retentive_export.export.decoder import DecoderGraph
-from retentive_export.export.reference import Run, record, seen_along
+from retentive_export.export.reference import Run, causal_attention, record, seen_along
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.geometry import CacheGeometry
 
-__all__ = ["LayerMoments", "Spectrum", "fit_bases", "fit_spectrum"]
+__all__ = ["LayerMoments", "Spectrum", "fit_bases", "fit_spectrum", "sinks_in_front"]
 
 HEADROOM = 1.1
 """Largest code of 8 bits over the largest latent seen."""
@@ -81,9 +81,7 @@ class _Recorder:
                 squares + latents.square().sum(dim=0),
                 count + len(latents),
             )
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=True
-        )
+        return causal_attention(query, key, value, scale)
 
 
 def token_rows(key: Tensor, value: Tensor) -> Tensor:
@@ -111,26 +109,31 @@ class Spectrum:
         return [LatentBasis(*(x.to(self.dtype).contiguous() for x in one)) for one in cut]
 
 
+def sinks_in_front(geometry: CacheGeometry) -> int:
+    """First tokens that never become latents, because the rows in front hold them."""
+    return geometry.sinks if geometry.local_rows > geometry.latent_rows else 0
+
+
 def fit_spectrum(
     adapter: ModelAdapter, graph: DecoderGraph, runs: Sequence[Run], context: int, *, plain: bool = False
 ) -> Spectrum:
     """All components of the graph's layers.
 
-    With rows in front of the latents the sinks stay there and do not count: their keys and values are outliers, by
-    which no other token should be scaled.
+    Sinks that stay in front of the latents do not count: their keys and values are outliers, by which no other token
+    should be scaled.
 
     Args:
         runs: token streams with the features of their pictures. context: tokens of a session; see `seen_along`.
         plain: the principal components of keys and values as they are, for comparison.
     """
     moved, geometry = seen_along(runs, context), graph.geometry
-    skipped = geometry.sinks if geometry.exact_rows + geometry.coarse_rows else 0
+    skipped = sinks_in_front(geometry)
     recorder = record(graph, moved, _Recorder(skipped))
     components = []
     for layer in range(graph.layers):
         moments = recorder.moments[layer]
-        root = None if plain else _metric(adapter, layer, moments, graph.geometry)
-        components.append(_components(moments, root, graph.geometry))
+        root = None if plain else _metric(adapter, layer, moments, geometry)
+        components.append(_components(moments, root, geometry))
     spread = record(graph, moved, _Recorder(skipped, bases=components)).spread
     reach = [
         (largest, (squares / count).sqrt()) for largest, squares, count in (spread[i] for i in range(graph.layers))

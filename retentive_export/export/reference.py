@@ -25,6 +25,7 @@ __all__ = [
     "ReferenceRun",
     "Run",
     "calibrate_key_scales",
+    "causal_attention",
     "chunks",
     "record",
     "sample_run",
@@ -45,6 +46,13 @@ SHIFTS = (0.0, 0.25, 0.5, 0.75)
 """Positions at which a sample is seen, over the recipe's context: slow pairs of RoPE's channels turn far only late."""
 
 
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """[B, Hq, T, D]: attention within the pass, of a loop that keeps no cache."""
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, enable_gqa=True
+    )
+
+
 class KeyRecorder:
     """A loop that keeps no cache: causal attention within the pass, and the largest |key| of every channel.
 
@@ -59,9 +67,7 @@ class KeyRecorder:
         peak = key.float().abs().amax(dim=(0, 2))
         known = self.largest.get(layer_index)
         self.largest[layer_index] = peak if known is None else torch.maximum(known, peak)
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=True
-        )
+        return causal_attention(query, key, value, scale)
 
 
 class _ClipRecorder(KeyRecorder):

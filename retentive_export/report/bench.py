@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from retentive_export.bench import ArmResult, BenchReport, Comparison, Group, Spread, flatness
+from retentive_export.report.markdown import markdown_table
 from retentive_export.report.panels import Curve, Panel, drawing
 from retentive_export.report.sizes import human_bytes
 
@@ -74,9 +75,9 @@ def bench_markdown(report: BenchReport) -> str:
     """The whole report as Markdown."""
     parts = ["# Benchmark", bench_words(report)]
     for group in report.groups:
-        parts += [f"## {group.model}, {group.weights} weights", _markdown(POINT_COLUMNS, _points(group))]
+        parts += [f"## {group.model}, {group.weights} weights", markdown_table(POINT_COLUMNS, _points(group))]
         if compared := _comparisons(group):
-            parts.append(_markdown(COMPARISON_COLUMNS, compared))
+            parts.append(markdown_table(COMPARISON_COLUMNS, compared))
         parts += [f"- {line}" for line in _remarks(group)]
     return "\n\n".join(parts) + "\n"
 
@@ -149,8 +150,3 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     return table
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

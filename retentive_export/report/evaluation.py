@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from retentive_export.eval.result import Cell, Evaluation
+from retentive_export.report.markdown import markdown_table
 
 __all__ = [
     "EvaluationRow",
@@ -135,7 +136,7 @@ def evaluation_sections(evaluation: Evaluation, heading: str) -> str:
         lines = [["arm", "kind", *(f"{share:.1%}" for share in shares)]]
         for row in group_rows(evaluation, task, when, shares):
             lines.append([f"`{row.arm}`", row.group, *(_marked(evaluation, cell) for cell in row.cells)])
-        parts.append(_markdown(lines))
+        parts.append(markdown_table(lines[0], lines[1:]))
     return "\n\n".join(parts)
 
 
@@ -154,7 +155,7 @@ def _verdict_table(found: Sequence[dict[str, Any]]) -> str:
                 one.get("verdict", ""),
             ]
         )
-    return _markdown(lines)
+    return markdown_table(lines[0], lines[1:])
 
 
 def _marked(evaluation: Evaluation, cell: Cell | None) -> str:
@@ -200,8 +201,3 @@ def environment_words(evaluation: Evaluation) -> list[str]:
         f"intervals are 95 % bootstraps over dialogues, paired for differences and ratios; seed {chosen['seed']}."
     )
     return lines
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    table = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)

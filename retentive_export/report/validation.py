@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from retentive_export.report.markdown import markdown_table
 from retentive_export.validate import Check, LayerReport, ValidationReport
 
 __all__ = [
@@ -106,16 +106,11 @@ def layers_table(report: ValidationReport) -> Table:
 def validation_markdown(report: ValidationReport) -> str:
     """The whole report as Markdown."""
     parts = [f"# Validation of {report.artifact}", f"**{verdict(report)}**", conditions(report) + "."]
-    parts += ["## Quantities", _markdown(CHECK_COLUMNS, [check_cells(check) for check in report.checks()])]
+    parts += ["## Quantities", markdown_table(CHECK_COLUMNS, [check_cells(check) for check in report.checks()])]
     if report.layers:
         compared = f"States compared after {len(report.compared_steps)} of {len(report.steps)} steps."
         rows = [layer_cells(report, layer) for layer in report.layers]
-        parts += ["## Layer by layer", compared, _markdown(LAYER_COLUMNS, rows)]
+        parts += ["## Layer by layer", compared, markdown_table(LAYER_COLUMNS, rows)]
     rows = [step_cells(report, index) for index in range(len(report.steps))]
-    parts += ["## Step by step", _markdown(STEP_COLUMNS, rows)]
+    parts += ["## Step by step", markdown_table(STEP_COLUMNS, rows)]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -318,11 +318,10 @@ class CacheGeometry:
     @property
     def _latent_code(self) -> tuple[int, str, int]:
         """Width, dtype and empty value of `latent_codes`."""
-        if self.latent_dtype == "int4":
-            return self.latent_rank // 2, "uint8", 0x88
-        if self.latent_dtype == "mixed":
-            return sum(bits * count for bits, count in self.latent_parts) // 8, "uint8", 0
-        return self.latent_rank, "int8" if self.latent_dtype == "int8" else self.dtype, 0
+        if self.latent_dtype == "model":
+            return self.latent_rank, self.dtype, 0
+        width = sum(bits * count for bits, count in self.latent_parts) // 8
+        return width, "int8" if self.latent_dtype == "int8" else "uint8", 0x88 if self.latent_dtype == "int4" else 0
 
     @property
     def state_bytes(self) -> int:

@@ -16,6 +16,7 @@ from retentive_export.spec.geometry import CacheGeometry
 
 __all__ = ["compare_states", "differing_rows", "has_int4"]
 
+_BITS = {"int8": 8, "int4": 4}
 _LEVELS = {8: 254, 4: 14, 2: 3}
 
 
@@ -46,7 +47,7 @@ def compare_states(
         rows = _rows_of(geometry, kind)
         keep = np.ones(expected.shape[:2], bool) if rows is None else _per_head(same[:, :, rows], expected)
         if kind in ("key_codes", "value_codes"):
-            error = _code_error(ours[name][keep], expected[keep], [(4 if geometry.coarse_dtype == "int4" else 8, 1)])
+            error = _code_error(ours[name][keep], expected[keep], [(_BITS[geometry.coarse_dtype], geometry.head_dim)])
         elif kind == "latent_codes" and (parts := geometry.latent_parts):
             error = _code_error(_offset(ours[name][keep], geometry), _offset(expected[keep], geometry), parts)
         else:

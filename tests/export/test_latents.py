@@ -15,7 +15,7 @@ from retentive_export.errors import RecipeError
 from retentive_export.export import latents
 from retentive_export.export.constants import fit_constants, read_constants, write_constants
 from retentive_export.export.latents import LayerMoments, _components, _metric, fit_spectrum, token_rows
-from retentive_export.export.reference import calibrate_key_scales, record, shifted
+from retentive_export.export.reference import KeyRecorder, ReferenceRun, calibrate_key_scales, record, shifted
 from retentive_export.job import Job
 from retentive_export.ops.params import gate_struct, geometry_struct
 from retentive_export.planner import plan_recipe
@@ -34,8 +34,6 @@ def job_of(model: Path, **rows: object) -> Job:
 
 def recorded(job: Job, layer: int) -> tuple[torch.Tensor, torch.Tensor, LayerMoments]:
     """Keys and values [B, Hkv, T, D] of a layer over a sample, and their moments."""
-    from retentive_export.export.reference import KeyRecorder, ReferenceRun
-
     seen: dict[int, tuple[torch.Tensor, ...]] = {}
 
     class Loop(KeyRecorder):
@@ -154,8 +152,6 @@ def test_key_scales_hold_where_a_dialogue_may_stand(text_model: Path) -> None:
     job = job_of(text_model)
     graph, run = job.bare_graph(), job.run(job.samples[0])
     early, late = (calibrate_key_scales(graph, [run], 127, context) for context in (1, 256))
-    from retentive_export.export.reference import KeyRecorder
-
     beyond = record(graph, [shifted(run, 128)], KeyRecorder()).largest
     over = [max(float((beyond[i] / (127 * s)).max()) for i, s in enumerate(scales)) for scales in (early, late)]
     assert over[1] <= 1 / 1.1 + 1e-6

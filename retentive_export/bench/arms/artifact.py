@@ -10,6 +10,7 @@ import numpy as np
 
 from retentive_export.backends import Backend, DecoderInputs, default_backend, open_backend
 from retentive_export.errors import RecipeError
+from retentive_export.spec.provenance import versions
 
 __all__ = ["open_arm"]
 
@@ -62,16 +63,8 @@ class ArtifactArm:
 
 
 def _versions(backend: str) -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
     names = {"onnxruntime": ["onnxruntime"], "torch": ["torch", "transformers"]}.get(backend, [backend])
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return dict.fromkeys(names, "unknown") | versions(names)
 
 
 def open_arm(spec: dict[str, Any], threads: int) -> ArtifactArm:

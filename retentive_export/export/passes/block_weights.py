@@ -18,9 +18,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from retentive_export.export.passes.constants import new_initializer
 from retentive_export.export.passes.matrices import constant_matrix, drop_unread
 from retentive_export.export.passes.weight_codes import signed_codes
-from retentive_export.spec.arrays import Array
 from retentive_export.spec.weights import TABLE_BITS, WeightsRecord, WeightsSection, check_blocks
 
 __all__ = ["OPSET", "block_weights"]
@@ -68,8 +68,8 @@ def _dequantised(
     bits = TABLE_BITS if any(use.node.op_type == "Gather" for use in source.uses()) else weights.bits
     codes, scales = signed_codes(rows, weights.block, bits)
     values = [
-        _constant(graph, f"{source.name}_codes", codes.astype(ml_dtypes.int4) if bits == 4 else codes),
-        _constant(graph, f"{source.name}_scales", scales),
+        new_initializer(graph, f"{source.name}_codes", codes.astype(ml_dtypes.int4) if bits == 4 else codes),
+        new_initializer(graph, f"{source.name}_scales", scales),
     ]
     attributes = {"axis": 0, "block_size": weights.block}
     node = ir.node("DequantizeLinear", values, attributes, name=f"{source.name}_dequantised")
@@ -77,9 +77,3 @@ def _dequantised(
     node.outputs[0].shape, node.outputs[0].dtype = ir.Shape(codes.shape), source.const_value.dtype
     graph.insert_before(before, node)
     return node.outputs[0], values, rows.size
-
-
-def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
-    graph.register_initializer(value)
-    return value

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from retentive_export.export.passes.constants import constant_node
+
 __all__ = ["fuse_rotary"]
 
 CONTRIB = "com.microsoft"
@@ -98,8 +100,8 @@ def _tables(graph: ir.Graph, found: _Match) -> tuple[ir.Value, ir.Value, ir.Valu
     width = found.x.shape[-1]
     assert isinstance(width, int)
     stem = found.half.name
-    shape = _constant(f"{stem}_table_shape", np.array([-1, width // 2], np.int64))
-    offset = _constant(f"{stem}_first", np.array([0], np.int64))
+    shape = constant_node(f"{stem}_table_shape", np.array([-1, width // 2], np.int64))
+    offset = constant_node(f"{stem}_first", np.array([0], np.int64))
     flat = ir.node("Reshape", [found.half, shape.outputs[0]], name=f"{stem}_table")
     cos = ir.node("Cos", [flat.outputs[0]], name=f"{stem}_cos")
     sin = ir.node("Sin", [flat.outputs[0]], name=f"{stem}_sin")
@@ -109,12 +111,6 @@ def _tables(graph: ir.Graph, found: _Match) -> tuple[ir.Value, ir.Value, ir.Valu
     else:
         graph.insert_after(behind, nodes)
     return offset.outputs[0], cos.outputs[0], sin.outputs[0]
-
-
-def _constant(name: str, array: np.ndarray) -> ir.Node:  # type: ignore[type-arg]
-    node = ir.node("Constant", [], attributes={"value": ir.tensor(array, name=name)}, name=name)
-    node.outputs[0].name = name
-    return node
 
 
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:

@@ -14,6 +14,7 @@ from collections import defaultdict
 import numpy as np
 import onnx_ir as ir
 
+from retentive_export.export.passes.constants import new_initializer
 from retentive_export.export.passes.matrices import constant_matrix
 
 __all__ = ["merge_projections"]
@@ -39,12 +40,9 @@ def _merge(graph: ir.Graph, x: ir.Value, turned: bool, nodes: list[ir.Node]) -> 
     arrays = [source.const_value.numpy() for source in sources if source is not None and source.const_value is not None]
     axis = 0 if turned else 1
     stem = f"{nodes[0].name}_merged"
-    joined = ir.tensor(np.concatenate(arrays, axis=axis), name=f"{stem}_matrix")
-    matrix = ir.val(f"{stem}_matrix", const_value=joined)
-    graph.register_initializer(matrix)
+    matrix = new_initializer(graph, f"{stem}_matrix", np.concatenate(arrays, axis=axis))
     sizes = np.array([array.shape[axis] for array in arrays], np.int64)
-    split = ir.val(f"{stem}_sizes", const_value=ir.tensor(sizes, name=f"{stem}_sizes"))
-    graph.register_initializer(split)
+    split = new_initializer(graph, f"{stem}_sizes", sizes)
     new = [ir.node("Transpose", [matrix], {"perm": [1, 0]}, name=f"{stem}_turned")] if turned else []
     new.append(ir.node("MatMul", [x, new[0].outputs[0] if turned else matrix], name=stem))
     wide = new[-1].outputs[0]

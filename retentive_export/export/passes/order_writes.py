@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from retentive_export.errors import ExportError
+from retentive_export.export.passes.constants import constant_node
 
 __all__ = ["order_reads_before_writes"]
 
@@ -98,10 +99,7 @@ def _gated_input(write: ir.Node, past: ir.Value) -> tuple[int, ir.Value]:
 
 
 def _zeros(graph: ir.Graph, rank: int) -> ir.Value:
-    name = f"same_shape_{rank}"
-    zeros = ir.tensor(np.zeros(rank, np.int64), name=name)
-    node = ir.node("Constant", [], attributes={"value": zeros}, name=name)
-    node.outputs[0].name = name
+    node = constant_node(f"same_shape_{rank}", np.zeros(rank, np.int64))
     graph.insert_before(graph[0], node)
     return node.outputs[0]
 

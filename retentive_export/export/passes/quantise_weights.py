@@ -19,10 +19,10 @@ import numpy as np
 import onnx_ir as ir
 
 from retentive_export.errors import ExportError
+from retentive_export.export.passes.constants import new_initializer
 from retentive_export.export.passes.matrices import constant_matrix, drop_unread
 from retentive_export.export.passes.merge_projections import merge_projections
 from retentive_export.export.passes.weight_codes import int4_codes, int8_codes
-from retentive_export.spec.arrays import Array
 from retentive_export.spec.weights import WeightsRecord, WeightsSection
 
 __all__ = ["quantise_weights"]
@@ -89,8 +89,13 @@ class _Quantiser:
         if source is None:
             return
         matrix = self._matrix(source, by_rows=by_rows, bits=self.weights.bits)
-        attributes = {"K": matrix.inputs, "N": matrix.outputs, "bits": matrix.bits, "block_size": self.weights.block}
-        attributes["accuracy_level"] = _INT8_ACTIVATIONS
+        attributes = {
+            "K": matrix.inputs,
+            "N": matrix.outputs,
+            "bits": matrix.bits,
+            "block_size": self.weights.block,
+            "accuracy_level": _INT8_ACTIVATIONS,
+        }
         x = node.inputs[0]
         assert x is not None
         product = ir.node(
@@ -111,14 +116,14 @@ class _Quantiser:
         matrix = self._matrix(source, by_rows=True, bits=8)
         codes, scales, zeros = matrix.values
         width = -(-matrix.inputs // self.weights.block) * self.weights.block
-        shape = self._constant(f"{source.name}_table_shape", np.array([matrix.outputs, width], np.int64))
+        shape = new_initializer(self.graph, f"{source.name}_table_shape", np.array([matrix.outputs, width], np.int64))
         table = ir.node("Reshape", [codes, shape], name=f"{node.name}_table")
         attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": 8, "block_size": self.weights.block}
         inputs = [table.outputs[0], node.inputs[1], scales, zeros]
         nodes = [table, ir.node("GatherBlockQuantized", inputs, attributes, domain=CONTRIB, name=f"{node.name}_q8")]
         if width != matrix.inputs:  # the last block of a row is padded
             ends = {"start": 0, "end": matrix.inputs, "axis": -1}
-            cut = [self._constant(f"{source.name}_{k}", np.array([v], np.int64)) for k, v in ends.items()]
+            cut = [new_initializer(self.graph, f"{source.name}_{k}", np.array([v], np.int64)) for k, v in ends.items()]
             nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *cut], name=f"{node.name}_cut"))
         self._replace(node, nodes)
 
@@ -129,7 +134,7 @@ class _Quantiser:
             array = source.const_value.numpy()
             rows = np.ascontiguousarray(array if by_rows else array.T)
             coded = (int8_codes if bits == 8 else int4_codes)(rows, self.weights.block)
-            made = [self._constant(f"{source.name}_{name}", part) for name, part in coded.items()]
+            made = [new_initializer(self.graph, f"{source.name}_{name}", part) for name, part in coded.items()]
             self.made[source, by_rows] = _Matrix(
                 inputs=rows.shape[1],
                 outputs=rows.shape[0],
@@ -162,12 +167,7 @@ class _Quantiser:
     def _shared(self, name: str, numbers: list[int]) -> ir.Value:
         name = f"quantised_{name}"
         known = self.graph.initializers.get(name)
-        return self._constant(name, np.array(numbers, np.int64)) if known is None else known
-
-    def _constant(self, name: str, array: Array) -> ir.Value:
-        value = ir.val(name, const_value=ir.tensor(array, name=name))
-        self.graph.register_initializer(value)
-        return value
+        return new_initializer(self.graph, name, np.array(numbers, np.int64)) if known is None else known
 
     def _replace(self, node: ir.Node, nodes: list[ir.Node]) -> None:
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], nodes, node.outputs, nodes[-1].outputs)
