@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.random_state import fill, key_scale, random_tokens
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.cache.step import layer_step
+from retentive_export.ops.aside import AsideStep
 from retentive_export.ops.torch_ops import step_in_place
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
@@ -90,6 +91,9 @@ class FullCache:
         values.index_copy_(2, self.slot, value)
         return self.form(query, keys, values, scale)
 
+    def join(self) -> None:
+        """Nothing runs aside."""
+
     @property
     def nbytes(self) -> int:
         """Bytes of all layers."""
@@ -97,16 +101,33 @@ class FullCache:
 
 
 class Bounded(CacheLoop):
-    """The bounded cache after `context` tokens, every row occupied; a step evicts one token per head and layer."""
+    """The bounded cache after `context` tokens, every row occupied; a step evicts one token per head and layer.
 
-    def __init__(self, geometry: CacheGeometry, gate: GateConfig, layers: int, context: int, device: torch.device):
+    aside: the step, in two parts; None: in one.
+    """
+
+    def __init__(
+        self,
+        geometry: CacheGeometry,
+        gate: GateConfig,
+        layers: int,
+        context: int,
+        device: torch.device,
+        aside: AsideStep | None = None,
+    ) -> None:
         scale = key_scale(geometry, device)
         scales = None if scale is None else [scale] * layers
-        super().__init__(geometry, gate, layers, key_scales=scales, step=step_in_place, device=device)
+        super().__init__(geometry, gate, layers, key_scales=scales, step=aside or step_in_place, device=device)
+        self._aside = aside
         self.reset()
         generator = torch.Generator(device).manual_seed(0)
         for state in self.state:
             fill(state, geometry, context, generator)
+
+    def join(self) -> None:
+        """At the end of a pass: wait for what runs aside."""
+        if self._aside is not None:
+            self._aside.join()
 
     @property
     def nbytes(self) -> int:

@@ -25,6 +25,8 @@ from benchmarks.decode_arms import Bounded, FullCache, plan, sdpa_forms, text_sh
 from benchmarks.decode_model import SHAPES, Attend, Compilation, DecodeStep, build_model, weight_bytes
 from benchmarks.decode_report import PUBLISHED, print_table, with_speedups
 from benchmarks.measure import Captured, copy_bandwidth, machine, note, summary, time_calls, write_json
+from retentive_export.ops.aside import AsideStep
+from retentive_export.ops.dispatch import enable_cuda
 from retentive_export.spec.plan import CachePlan
 
 __all__ = ["Benchmark", "main"]
@@ -50,6 +52,7 @@ class Benchmark:
     deadline: float
     out: Path | None
     protect: dict[str, int]
+    aside: AsideStep | None = None
     result: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -67,6 +70,7 @@ class Benchmark:
             "weights_bytes": weight_bytes(self.model),
             "copy_bytes_per_second": self._bandwidth(),
             "published": PUBLISHED,
+            "settled": "in one stream" if self.aside is None else "aside",
             "compiled": {},
             "arms": [],
             "not_run": [],
@@ -95,6 +99,9 @@ class Benchmark:
 
             def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
                 return torch.zeros_like(query)
+
+            def join(self) -> None:
+                pass
 
         step.use(Nothing())
         note(f"compiling for batch {step.batch}")
@@ -152,7 +159,9 @@ class Benchmark:
             loop = full = FullCache(text_shape(SHAPES[self.shape]), step.batch, context, self.device)
             allocated, row["sdpa"] = full.nbytes, fastest_form(full, planned.geometry.q_heads)
         else:
-            loop = bounded = Bounded(planned.geometry, planned.gate, planned.layers, context, self.device)
+            loop = bounded = Bounded(
+                *(planned.geometry, planned.gate, planned.layers, context, self.device), self.aside
+            )
             allocated = bounded.nbytes
             row["rows"], row["readout"] = planned.geometry.rows, planned.geometry.readout
             row["output_error"] = bounded.output_error(context)
@@ -219,6 +228,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="timed tokens per arm")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None, help="default: on a GPU")
     parser.add_argument("--tune-gemv", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--aside",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="gate and transition on a second stream, as the torch backend does",
+    )
     parser.add_argument("--deadline", type=float, default=420, help="seconds after which no arm is begun")
     parser.add_argument("--commit", help="of the measured code")
     parser.add_argument("--out", type=Path, help="JSON")
@@ -229,10 +244,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run, print the table, return what the JSON holds."""
     given = parse(arguments)
     device = torch.device("cpu" if given.tiny else "cuda")
+    aside: AsideStep | None = None
     if device.type == "cuda":
-        from retentive_export.ops.dispatch import enable_cuda
-
-        enable_cuda(given.library)
+        aside = AsideStep(enable_cuda(given.library), device)
     benchmark = Benchmark(
         shape="tiny" if given.tiny else "qwen3-vl-4b",
         device=device,
@@ -244,6 +258,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         tune_gemv=given.tune_gemv,
         deadline=given.deadline,
         out=given.out,
+        aside=aside if given.aside else None,
         protect={"sinks": 2, "window": 8, "chunk": 8} if given.tiny else {"sinks": 4, "window": 32, "chunk": 32},
     )
     result = benchmark.run(given.commit)

@@ -59,6 +59,8 @@ class Attend(Protocol):
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
 
+    def join(self) -> None: ...
+
 
 class Switch:
     """The loop that the model is called with: one class for every arm, so that compiled code fits all of them."""
@@ -149,6 +151,8 @@ class DecodeStep:
             loop=self.switch,
         ).last_hidden_state
         self.logits = self.head(hidden, embedding.weight)
+        assert self.switch.arm is not None
+        self.switch.arm.join()
         self.input_ids.copy_(self.logits.argmax(dim=-1))
         self.position_ids.add_(1)
         self.token_meta[..., 0].add_(1)

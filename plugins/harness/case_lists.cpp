@@ -156,6 +156,22 @@ void add_policies(Requests &requests) {
     }
 }
 
+/* More recall rows than one block looks at. */
+void add_recall(Requests &requests) {
+    for (const int32_t dtype : float_types)
+        for (const Store &store : stores) {
+            requests.push_back(of("many recall rows", store, dtype, dtype == RETENTIVE_FLOAT32 ? 64 : 128));
+            CaseRequest &request = requests.back();
+            request.memory = store.tiers == Tiers::mixed ? Memory::both : Memory::recall;
+            request.recall_rows = store.tiers == Tiers::coarse ? 257 : 500;
+            request.store = store.coarse == RETENTIVE_INT8 ? RETENTIVE_STORE_EXACT : RETENTIVE_STORE_COARSE;
+            request.fill = store.tiers == Tiers::exact ? Fill::partly : Fill::full;
+            request.gates = dtype != RETENTIVE_FLOAT16;
+            request.rows = 900;
+            request.steps = {1, 9, 1, 1};
+        }
+}
+
 /* A prompt in chunks into empty rows, then decoding until rows have been replaced many times. */
 void add_runs(Requests &requests) {
     std::vector<int32_t> steps(6, 16);
@@ -213,6 +229,7 @@ Requests special_requests() {
     add_contents(requests);
     add_hostile(requests);
     add_policies(requests);
+    add_recall(requests);
     add_runs(requests);
     return requests;
 }
@@ -245,6 +262,9 @@ Requests quick_requests() {
     CaseRequest split = of("quick, several blocks along the rows", stores[2], RETENTIVE_BFLOAT16, 128);
     split.rows = 700, split.heads = 1, split.group = 4, split.memory = Memory::both;
     requests.push_back(split);
+    CaseRequest recall = of("quick, many recall rows", stores[2], RETENTIVE_FLOAT16, 64);
+    recall.rows = 320, recall.recall_rows = 270, recall.heads = 1, recall.memory = Memory::recall, recall.gates = true;
+    requests.push_back(recall);
     for (CaseRequest &request : requests) request.quick = true;
     return requests;
 }

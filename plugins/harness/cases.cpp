@@ -18,7 +18,7 @@ void set_memory(RetentiveGeometry &g, const CaseRequest &request) {
     const bool recall = request.memory == Memory::recall || request.memory == Memory::both;
     g.memory_grid[0] = grid ? (large ? 8 : 2) : 0;
     g.memory_grid[1] = grid ? (large ? 8 : 3) : 0;
-    g.recall_rows = recall ? (large ? 64 : 5) : 0;
+    g.recall_rows = !recall ? 0 : request.recall_rows > 0 ? request.recall_rows : large ? 64 : 5;
     g.memory_store = request.tiers == Tiers::exact ? RETENTIVE_STORE_EXACT : request.store;
     g.readout = request.residual                 ? RETENTIVE_READOUT_RESIDUAL
                 : request.memory == Memory::none ? RETENTIVE_READOUT_NONE

@@ -53,6 +53,7 @@ struct CaseRequest {
     Tiers tiers = Tiers::exact;
     int32_t coarse = RETENTIVE_INT4;
     Memory memory = Memory::none;
+    int32_t recall_rows = 0; /* 0: by the number of rows */
     int32_t store = RETENTIVE_STORE_EXACT;
     bool residual = false;
     std::vector<int32_t> steps = {1};

@@ -45,6 +45,22 @@ class Stream {
     void *handle_ = nullptr;
 };
 
+/* A point in a stream's work that another stream can wait for; inside of a capture too. */
+class Event {
+  public:
+    Event();
+    ~Event();
+    Event(const Event &) = delete;
+    Event &operator=(const Event &) = delete;
+
+    void record(void *stream);
+    /* The stream's later work waits; at once where nothing was recorded. */
+    void hold(void *stream) const;
+
+  private:
+    void *handle_ = nullptr;
+};
+
 struct GraphNodes {
     size_t kernels = 0;
     size_t others = 0;

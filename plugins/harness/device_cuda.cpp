@@ -113,6 +113,22 @@ Stream::~Stream() { cudaStreamDestroy(stream_of(handle_)); }
 
 void Stream::synchronize() const { check_cuda(cudaStreamSynchronize(stream_of(handle_)), "cudaStreamSynchronize"); }
 
+Event::Event() {
+    cudaEvent_t event = nullptr;
+    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    handle_ = event;
+}
+
+Event::~Event() { cudaEventDestroy(static_cast<cudaEvent_t>(handle_)); }
+
+void Event::record(void *stream) {
+    check_cuda(cudaEventRecord(static_cast<cudaEvent_t>(handle_), stream_of(stream)), "cudaEventRecord");
+}
+
+void Event::hold(void *stream) const {
+    check_cuda(cudaStreamWaitEvent(stream_of(stream), static_cast<cudaEvent_t>(handle_), 0), "cudaStreamWaitEvent");
+}
+
 struct Graph::Implementation {
     cudaStream_t stream;
     int32_t status = 0;

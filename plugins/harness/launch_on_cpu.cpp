@@ -15,4 +15,7 @@ int32_t retentive_transition(const RetentiveTransitionParams *params, void *) {
     return retentive_reference_transition(params);
 }
 int32_t retentive_step(const RetentiveStepParams *params, void *) { return retentive_reference_step(params); }
+/* The first part does it all: there is no stream here that could be waited for. */
+int32_t retentive_step_attend(const RetentiveStepParams *params, void *) { return retentive_reference_step(params); }
+int32_t retentive_step_settle(const RetentiveStepParams *, void *) { return RETENTIVE_OK; }
 const char *retentive_message(void) { return retentive_reference_message(); }

@@ -24,6 +24,7 @@ RotationPlan plan_rotation(const SweepSize &size, size_t footprint, size_t least
 class Rotation {
   public:
     Rotation(Stream &stream, const SweepSize &size, const RotationPlan &plan);
+    ~Rotation();
 
     /* Kernels of one step; nothing where there are no graphs. */
     std::optional<double> kernels() const;
@@ -33,6 +34,8 @@ class Rotation {
   private:
     int32_t launch(void *stream) const;
     int32_t launch_one(const Places &state, void *stream) const;
+    int32_t launch_aside(void *stream) const;
+    RetentiveStepParams step(const Places &state, const Workspace &workspace) const;
     Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
     int32_t attend(const Places &state, void *stream) const;
     int32_t decide(const Places &state, void *stream) const;
@@ -46,6 +49,8 @@ class Rotation {
     std::vector<DeviceTensors> states_;
     std::unique_ptr<DeviceTensors> inputs_, attention_, decision_;
     Buffer workspace_;
+    struct Aside;
+    std::unique_ptr<Aside> aside_; /* where steps are settled aside */
     std::unique_ptr<Graph> graph_;
 };
 

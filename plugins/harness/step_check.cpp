@@ -28,6 +28,11 @@ StateLimits step_limits(const Case &c) {
     return limits;
 }
 
+bool residual(const RetentiveGeometry &g) { return g.readout == RETENTIVE_READOUT_RESIDUAL; }
+
+/* Of a step with one token: attention, the rest, and one more for the residual readout or many recall rows. */
+size_t step_kernels(const RetentiveGeometry &g) { return residual(g) || g.recall_rows > 256 ? 3 : 2; }
+
 } // namespace
 
 StepCheck::StepCheck(Findings &findings, Stream &stream, const Case &c, int32_t steps, HostTensors inputs,
@@ -163,13 +168,19 @@ std::optional<HostTensors> StepCheck::decision_of_step(const HostTensors &actual
     return with_victims(case_, steps_, state_, decision, victims);
 }
 
-std::optional<HostTensors> StepCheck::run_step(const std::string &name, const TensorSpecs &outputs) {
+std::optional<HostTensors> StepCheck::run_step(const std::string &name, const TensorSpecs &outputs, bool in_parts) {
+    /* What the second part must not read. */
+    const DeviceTensors elsewhere(input_specs(case_.geometry, steps_), stream_, false);
     OperatorRun request{name, joined(state_specs(case_.geometry), outputs),
                         retentive_step_workspace(&case_.geometry, steps_), &state_};
-    if (steps_ == 1) request.kernels = case_.geometry.readout == RETENTIVE_READOUT_RESIDUAL ? 3 : 2;
+    if (steps_ == 1) request.kernels = step_kernels(case_.geometry) + (in_parts && !residual(case_.geometry) ? 1 : 0);
     request.launch = [&](const Places &places, Workspace workspace, void *stream) {
-        const RetentiveStepParams params = step_call(case_, steps_, device_inputs_, places, places, workspace);
-        return retentive_step(&params, stream);
+        const RetentiveStepParams first = step_call(case_, steps_, device_inputs_, places, places, workspace);
+        if (!in_parts) return retentive_step(&first, stream);
+        if (const int32_t status = retentive_step_attend(&first, stream)) return status;
+        RetentiveStepParams second = step_call(case_, steps_, elsewhere, places, places, workspace);
+        second.key_scale = first.key_scale;
+        return retentive_step_settle(&second, stream);
     };
     return run_operator(findings_, stream_, request);
 }
@@ -180,6 +191,9 @@ std::optional<HostTensors> StepCheck::check_step() {
     if (!actual) return std::nullopt;
     if (const auto silent = run_step("retentive_step without victims", {outputs.front()}))
         same_bits(findings_, "retentive_step without victims", *silent, *actual);
+    if (steps_ == 1)
+        if (const auto parts = run_step("retentive_step in two parts", outputs, true))
+            same_bits(findings_, "retentive_step in two parts", *parts, *actual);
     compare_output(findings_, case_, steps_, *actual, attention_, sensitivity_);
     HostTensors after = actual->select(state_specs(case_.geometry));
     if (const auto decision = decision_of_step(*actual)) {

@@ -33,7 +33,7 @@ class StepCheck {
     void check_transition();
     void check_workspaces() const;
     std::optional<HostTensors> transition(const std::string &name, const HostTensors &decision, bool in_place);
-    std::optional<HostTensors> run_step(const std::string &name, const TensorSpecs &outputs);
+    std::optional<HostTensors> run_step(const std::string &name, const TensorSpecs &outputs, bool in_parts = false);
     /* The gate's decision in a whole step, of which only the victims are seen; nothing when these are wrong. */
     std::optional<HostTensors> decision_of_step(const HostTensors &actual);
     /* Runs an operator and, where there are plugins, its plugin. `make`: the parameters for outputs and workspace. */

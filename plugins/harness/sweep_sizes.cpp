@@ -44,11 +44,11 @@ RetentiveGeometry coarse_layer(int32_t rows, int32_t dtype, int32_t exact = sink
     return g;
 }
 
-/* 128 of the exact rows become memory: 64 places on the frame's grid, 64 to be recalled by key. */
-RetentiveGeometry with_memory(RetentiveGeometry g) {
-    g.memory_grid[0] = g.memory_grid[1] = 8;
-    g.recall_rows = 64;
-    g.exact_rows -= 128;
+/* Some of the exact rows become memory: a grid of places on the frame, and rows to be recalled by key. */
+RetentiveGeometry with_memory(RetentiveGeometry g, int32_t side = 8, int32_t recall_rows = 64) {
+    g.memory_grid[0] = g.memory_grid[1] = side;
+    g.recall_rows = recall_rows;
+    g.exact_rows -= side * side + recall_rows;
     g.readout = RETENTIVE_READOUT_MASS;
     return g;
 }
@@ -74,7 +74,13 @@ void add_decode(Sizes &sizes) {
     }
     for (const int32_t dtype : {RETENTIVE_INT8, RETENTIVE_INT4})
         for (const int32_t rows : {4096, 16384, 65536}) decode(coarse_layer(rows, dtype));
+    for (const int32_t rows : {1024, 4096, 16384, 65536})
+        add(sizes, "decode, settled aside", Operation::aside, exact_layer(rows));
+    for (const int32_t rows : {16384, 65536})
+        add(sizes, "decode, settled aside", Operation::aside, coarse_layer(rows, RETENTIVE_INT4));
+    add(sizes, "decode, settled aside", Operation::aside, with_memory(exact_layer(16384), 24, 1024));
     decode(with_memory(exact_layer(16384)));
+    decode(with_memory(exact_layer(16384), 24, 1024));
     decode(with_memory(coarse_layer(16384, RETENTIVE_INT4, 4096)));
     for (const int32_t dtype : {RETENTIVE_FLOAT16, RETENTIVE_FLOAT32}) {
         RetentiveGeometry g = exact_layer(16384);
@@ -109,7 +115,7 @@ void add_quick(Sizes &sizes) {
 } // namespace
 
 const char *operation_name(Operation operation) {
-    static constexpr const char *names[] = {"step", "operators", "attention", "gate", "transition"};
+    static constexpr const char *names[] = {"step", "aside", "operators", "attention", "gate", "transition"};
     return names[static_cast<int>(operation)];
 }
 

@@ -9,8 +9,9 @@
 
 namespace retentive::harness {
 
-/* `operators`: the three one after the other, as TensorRT's plugins run them; else one of the launch functions. */
-enum class Operation { step, operators, attention, gate, transition };
+/* `aside`: the step in two parts, the second one beside the next layer's first. `operators`: the three one after the
+ * other, as TensorRT's plugins run them; else one of the launch functions. */
+enum class Operation { step, aside, operators, attention, gate, transition };
 const char *operation_name(Operation operation);
 
 struct SweepSize {

@@ -88,6 +88,7 @@ Traffic sum(const Traffic &a, const Traffic &b) { return {a.read + b.read, a.wri
 Traffic traffic_of(const SweepSize &size) {
     const Counter counter(size);
     switch (size.operation) {
+    case Operation::aside:
     case Operation::step: return counter.step();
     case Operation::attention: return counter.attention();
     case Operation::gate: return counter.gate();

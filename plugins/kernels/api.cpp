@@ -40,6 +40,13 @@ template <typename Params> int32_t call(const Params *params, int32_t (*launch)(
     return launch(*params, stream);
 }
 
+int32_t call_part(const RetentiveStepParams *params, int32_t (*launch)(const RetentiveStepParams &, void *),
+                  void *stream) {
+    if (params != nullptr && params->steps != 1)
+        return fail(RETENTIVE_INVALID, "steps is %d: a step in two parts takes 1", int(params->steps));
+    return call(params, launch, stream);
+}
+
 } // namespace
 } // namespace retentive
 
@@ -66,5 +73,12 @@ int32_t retentive_transition(const RetentiveTransitionParams *params, void *stre
     return call(params, launch_transition, stream);
 }
 int32_t retentive_step(const RetentiveStepParams *params, void *stream) { return call(params, launch_step, stream); }
+
+int32_t retentive_step_attend(const RetentiveStepParams *params, void *stream) {
+    return call_part(params, launch_step_attend, stream);
+}
+int32_t retentive_step_settle(const RetentiveStepParams *params, void *stream) {
+    return call_part(params, launch_step_settle, stream);
+}
 
 const char *retentive_message(void) { return message(); }

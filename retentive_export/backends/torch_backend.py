@@ -57,7 +57,7 @@ class TorchBackend:
         self.manifest: Manifest = read_manifest(directory)
         if verify:
             verify_files(directory, self.manifest)
-        self._device = torch_decoder.open_device(device, library)
+        self._device, aside = torch_decoder.open_device(device, library)
         on_gpu = self._device.type == "cuda"
         if cuda_graph and not on_gpu:
             raise RecipeError(f"cuda_graph is set, and device is {device!r}: only a CUDA device has graphs")
@@ -74,6 +74,7 @@ class TorchBackend:
         self._loop = torch_decoder.DecodeLoop(
             *(self._adapter, self.manifest, self._device, scales, bases),
             cuda_graph=on_gpu if cuda_graph is None else cuda_graph,
+            aside=aside,
         )
         self._vision: Any = None
 

@@ -14,6 +14,7 @@ from retentive_export.cache.loop import CacheLoop
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.errors import ArtifactError, DeviceError, RecipeError
 from retentive_export.models import ModelAdapter, open_model
+from retentive_export.ops.aside import AsideStep
 from retentive_export.ops.contract import OPS
 from retentive_export.ops.torch_ops import step_in_place
 from retentive_export.spec.manifest import Manifest
@@ -32,6 +33,7 @@ class DecodeLoop:
         adapter: the model, on the device. manifest: of the artifact. device: "cpu" or a CUDA device.
         key_scales: one [Hkv, D] float32 tensor per layer, with coarse rows. bases: one per layer, with latent rows.
         cuda_graph: capture the step of one token, and replay it; other steps are launched one operator at a time.
+        aside: what makes a decode step, on a CUDA device; None: `step_in_place`.
 
     `state[layer][name]` are the state's tensors: the same ones from the first step to the last.
     """
@@ -45,6 +47,7 @@ class DecodeLoop:
         bases: list[LatentBasis] | None = None,
         *,
         cuda_graph: bool,
+        aside: AsideStep | None = None,
     ) -> None:
         plan = manifest.plan()
         self.device, self.geometry = device, plan.geometry
@@ -56,9 +59,10 @@ class DecodeLoop:
             *(plan.geometry, plan.gate, plan.layers),
             key_scales=scales,
             bases=there,
-            step=step_in_place,
+            step=step_in_place if aside is None else aside,
             device=device,
         )
+        self._aside = aside
         self._loop.reset()
         self.state = self._loop.state
         self._static = self._buffers(1)
@@ -121,6 +125,8 @@ class DecodeLoop:
             last_only=True,
             loop=self._loop,
         )
+        if self._aside is not None:
+            self._aside.join()
         return logits.float()
 
     def reset(self) -> None:
@@ -153,8 +159,8 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-def open_device(name: str, library: str | Path | None) -> torch.device:
-    """`torch_device`; on CUDA with the operators' kernels behind it.
+def open_device(name: str, library: str | Path | None) -> tuple[torch.device, AsideStep | None]:
+    """`torch_device`; on CUDA with the operators' kernels behind it, and the step that decode makes with them.
 
     Raises:
         RecipeError, DeviceError: see there. MissingExtraError: the kernels' library is not built.
@@ -163,8 +169,8 @@ def open_device(name: str, library: str | Path | None) -> torch.device:
     if device.type == "cuda":
         from retentive_export.ops.dispatch import enable_cuda
 
-        enable_cuda(library)
-    return device
+        return device, AsideStep(enable_cuda(library), device)
+    return device, None
 
 
 def load_adapter(manifest: Manifest, device: torch.device) -> ModelAdapter:

@@ -113,6 +113,35 @@ class NativeOperators:
         (output,) = self._run("step", (query, key, value, token_meta, *scale, *state), config)
         return output
 
+    def step_aside(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        token_meta: Tensor,
+        state: Sequence[Tensor],
+        key_scale: Tensor | None,
+        config: str,
+        *,
+        workspace: Tensor,
+        side: torch.cuda.Stream,
+    ) -> Tensor:
+        """`step_` of one token: the output on the current stream, all else on `side` behind it.
+
+        workspace: `step_workspace` bytes, uint8; until `side` is done it and the state must be left alone.
+        """
+        scale = () if key_scale is None else (key_scale,)
+        tensors = (query, key, value, token_meta, *scale, *state)
+        params, (output,), _held = self._fill("step", tensors, config, workspace)
+        self._launch("step_attend", params, query.device)
+        side.wait_stream(torch.cuda.current_stream(query.device))
+        self._launch("step_settle", params, query.device, side)
+        return output
+
+    def step_workspace(self, config: str) -> int:
+        """Bytes of workspace of a step of one token."""
+        return self._call("step", config, 1).workspace
+
     def _make_call(self, operator: native.Operator, config: str, steps: int) -> _Call:
         geometry, gate, scale = decode_config(config)
         template: Any
@@ -130,13 +159,22 @@ class NativeOperators:
 
     def _run(self, operator: native.Operator, tensors: Sequence[Tensor], config: str) -> list[Tensor]:
         """Fill the operator's struct, launch, return its outputs."""
+        params, outputs, _held = self._fill(operator, tensors, config)
+        self._launch(operator, params, tensors[0].device)
+        return outputs
+
+    def _fill(
+        self, operator: native.Operator, tensors: Sequence[Tensor], config: str, workspace: Tensor | None = None
+    ) -> tuple[Any, list[Tensor], list[Tensor]]:
+        """The operator's struct, its outputs, and what must be kept until the launch: a copy that is freed may be given
+        to another tensor."""
         meta = tensors[7 if operator == "transition" else 3]
         call = self._call(operator, config, meta.shape[1])
         if len(tensors) != len(call.inputs):
             raise InputError(f"{operator}: {len(tensors)} tensors, and the operator takes: {', '.join(call.inputs)}")
         params = type(call.template).from_buffer_copy(call.template)
         before, after = ("before", "after") if operator == "transition" else ("state", "state")
-        held = []  # until the launch: a copy that is freed may be given to another tensor
+        held = []
         for (name, spec), tensor in zip(call.inputs.items(), tensors, strict=True):
             held.append(self._checked(spec, tensor, in_place=operator == "step" and name in _STATE))
             _point(params, name, held[-1], before)
@@ -144,11 +182,12 @@ class NativeOperators:
         outputs = [torch.empty(s.shape, dtype=TORCH_DTYPES[s.dtype], device=device) for s in call.outputs.values()]
         for name, tensor in zip(call.outputs, outputs, strict=True):
             _point(params, name, tensor, after)
-        if call.workspace:
-            held.append(torch.empty(call.workspace, dtype=torch.uint8, device=device))
-            params.workspace, params.workspace_bytes = held[-1].data_ptr(), call.workspace
-        self._launch(operator, params, device)
-        return outputs
+        if workspace is None and call.workspace:
+            workspace = torch.empty(call.workspace, dtype=torch.uint8, device=device)
+        if workspace is not None:
+            held.append(workspace)
+            params.workspace, params.workspace_bytes = workspace.data_ptr(), workspace.nbytes
+        return params, outputs, held
 
     def _checked(self, spec: TensorSpec, tensor: Tensor, *, in_place: bool) -> Tensor:
         """The tensor, dense and aligned as the kernels need it; one that is to be written must already be."""
@@ -168,13 +207,20 @@ class NativeOperators:
             )
         return dense
 
-    def _launch(self, operator: native.Operator, params: ctypes.Structure, device: torch.device) -> None:
-        launch = getattr(self._library, operator)
+    def _launch(
+        self,
+        call: native.Operator | native.StepPart,
+        params: ctypes.Structure,
+        device: torch.device,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        """stream: None: the current one."""
+        launch = getattr(self._library, call)
         if device.type != "cuda":
             launch(params)
             return
         with torch.cuda.device(device):
-            launch(params, torch.cuda.current_stream(device).cuda_stream)
+            launch(params, (stream or torch.cuda.current_stream(device)).cuda_stream)
 
 
 def _contract(operator: native.Operator, geometry: CacheGeometry, steps: int) -> tuple[Specs, Specs]:
@@ -198,8 +244,8 @@ def _point(params: Any, name: str, tensor: Tensor, state: str) -> None:
     setattr(getattr(params, state) if name in _STATE else params, name, tensor.data_ptr())
 
 
-def enable_cuda(library: str | os.PathLike[str] | None = None) -> None:
-    """Put the kernels of libretentive_plugins.so behind `torch.ops.retentivekv.*` for CUDA tensors.
+def enable_cuda(library: str | os.PathLike[str] | None = None) -> NativeOperators:
+    """Put the kernels of libretentive_plugins.so behind `torch.ops.retentivekv.*` for CUDA tensors; returns them.
 
     May be called again; the last library holds. `library`: its path; None: see `native.find`.
 
@@ -217,3 +263,4 @@ def enable_cuda(library: str | os.PathLike[str] | None = None) -> None:
     torch_ops.gate.register_kernel("cuda", operators.gate)
     torch_ops.transition.register_kernel("cuda", operators.transition)
     torch_ops.step_.register_kernel("cuda", operators.step_)
+    return operators

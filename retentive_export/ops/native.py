@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 Operator = Literal["attention", "gate", "transition", "step"]
+StepPart = Literal["step_attend", "step_settle"]
 
 _PARAMS: dict[Operator, type[ctypes.Structure]] = {
     "attention": AttentionParams,
@@ -49,6 +50,7 @@ _PARAMS: dict[Operator, type[ctypes.Structure]] = {
     "transition": TransitionParams,
     "step": StepParams,
 }
+_PARTS: tuple[StepPart, ...] = ("step_attend", "step_settle")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -69,7 +71,7 @@ _ERRORS: dict[int, type[RetentiveExportError]] = {
 
 
 class NativeLibrary:
-    """The four calls of libretentive_plugins.so (device pointers) or libretentive_reference.so (host pointers).
+    """The calls of libretentive_plugins.so (device pointers) or libretentive_reference.so (host pointers).
 
     A call raises InputError when a parameter cannot be (nothing was launched or written then) and DeviceError when the
     sizes are not implemented or CUDA refuses; the message is the library's and names the field.
@@ -83,10 +85,13 @@ class NativeLibrary:
         prefix = "retentive_" if on_device else "retentive_reference_"
         self._message = getattr(library, f"{prefix}message")
         self._message.argtypes, self._message.restype = (), ctypes.c_char_p
-        self._calls = {name: getattr(library, f"{prefix}{name}") for name in _PARAMS}
+        structs: dict[str, type[ctypes.Structure]] = dict(_PARAMS.items())
+        if on_device:
+            structs |= dict.fromkeys(_PARTS, StepParams)
+        self._calls = {name: getattr(library, f"{prefix}{name}") for name in structs}
         for name, call in self._calls.items():
             stream = (ctypes.c_void_p,) if on_device else ()
-            call.argtypes, call.restype = (ctypes.POINTER(_PARAMS[name]), *stream), ctypes.c_int32
+            call.argtypes, call.restype = (ctypes.POINTER(structs[name]), *stream), ctypes.c_int32
         self._workspaces = {name: getattr(library, f"{prefix}{name}_workspace") for name in _PARAMS if on_device}
         for call in self._workspaces.values():
             call.argtypes, call.restype = (ctypes.POINTER(RetentiveGeometry), ctypes.c_int32), ctypes.c_size_t
@@ -107,13 +112,21 @@ class NativeLibrary:
         """All three on one layer, in place."""
         self._call("step", params, stream)
 
+    def step_attend(self, params: StepParams, stream: int = 0) -> None:
+        """First part of a step of one token: the output. On a device alone, like the second part."""
+        self._call("step_attend", params, stream)
+
+    def step_settle(self, params: StepParams, stream: int = 0) -> None:
+        """Second part, which reads the workspace and the state but none of the step's inputs."""
+        self._call("step_settle", params, stream)
+
     def workspace(self, operator: Operator, geometry: RetentiveGeometry, steps: int) -> int:
         """Bytes of workspace that a call with `steps` tokens or fewer needs; the reference needs none."""
         if not self.on_device:
             return 0
         return int(self._workspaces[operator](ctypes.byref(geometry), steps))
 
-    def _call(self, operator: Operator, params: ctypes.Structure, stream: int) -> None:
+    def _call(self, operator: Operator | StepPart, params: ctypes.Structure, stream: int) -> None:
         rest = (stream,) if self.on_device else ()
         status = self._calls[operator](ctypes.byref(params), *rest)
         if status != Status.OK:

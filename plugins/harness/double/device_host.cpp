@@ -31,6 +31,11 @@ Stream::Stream() = default;
 Stream::~Stream() = default;
 void Stream::synchronize() const {}
 
+Event::Event() = default;
+Event::~Event() = default;
+void Event::record(void *) {}
+void Event::hold(void *) const {}
+
 struct Graph::Implementation {
     Launch launch;
     void *stream;

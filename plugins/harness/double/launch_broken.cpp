@@ -97,4 +97,7 @@ int32_t retentive_step(const RetentiveStepParams *params, void *) {
     return RETENTIVE_OK;
 }
 
+/* The first part does it all: there is no stream here that could be waited for. */
+int32_t retentive_step_attend(const RetentiveStepParams *params, void *) { return retentive_step(params, nullptr); }
+int32_t retentive_step_settle(const RetentiveStepParams *, void *) { return RETENTIVE_OK; }
 const char *retentive_message(void) { return retentive::message(); }

@@ -19,4 +19,9 @@ int32_t retentive_transition(const RetentiveTransitionParams *params, void *) {
 int32_t retentive_step(const RetentiveStepParams *params, void *) {
     return launch_host(params, retentive_reference_step);
 }
+/* The first part does it all: there is no stream here that could be waited for. */
+int32_t retentive_step_attend(const RetentiveStepParams *params, void *) {
+    return launch_host(params, retentive_reference_step);
+}
+int32_t retentive_step_settle(const RetentiveStepParams *, void *) { return RETENTIVE_OK; }
 const char *retentive_message(void) { return retentive::message(); }

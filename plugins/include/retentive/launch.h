@@ -32,6 +32,13 @@ RETENTIVE_EXPORT int32_t retentive_transition(const RetentiveTransitionParams *p
 /* Two launches with T = 1, three with the residual readout. */
 RETENTIVE_EXPORT int32_t retentive_step(const RetentiveStepParams *params, void *stream);
 
+/* The same step in two parts, T = 1: the output alone, which is what the model waits for; then statistics, gate and
+ * transition, which it does not, so that they may run on another stream beside what follows. Both take the same
+ * parameters. The second part reads the workspace and the state and no input. From the first part until the second one
+ * is done the workspace belongs to them, and the layer's next step must wait. The same bits as retentive_step. */
+RETENTIVE_EXPORT int32_t retentive_step_attend(const RetentiveStepParams *params, void *stream);
+RETENTIVE_EXPORT int32_t retentive_step_settle(const RetentiveStepParams *params, void *stream);
+
 /* What the calling thread's last failing call said; never NULL. */
 RETENTIVE_EXPORT const char *retentive_message(void);
 

@@ -40,11 +40,12 @@ __device__ __forceinline__ float residual_readout(const RetentiveAttentionParams
     return memory * rsqrtf(square / float(s.D) + 1e-6f) * sigmoid(params.gate.readout, entropy);
 }
 
-// Grid (G T, B Hkv), one thread per channel.
+// Grid (G T, B Hkv), one thread per channel. `keep`: the new token (T = 1), for what follows of the step.
 template <typename Element>
 __global__ void __launch_bounds__(RETENTIVE_MAX_HEAD_DIM)
     attention_combine(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
-                      const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
+                      const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
+                      const bool keep) {
     __shared__ QueryNorm norm;
     __shared__ float scratch[RETENTIVE_MAX_HEAD_DIM / kWarpSize];
     __shared__ float scaled[RETENTIVE_MAX_HEAD_DIM];
@@ -53,6 +54,9 @@ __global__ void __launch_bounds__(RETENTIVE_MAX_HEAD_DIM)
 
     let_next_kernel_start();
     wait_for_previous_kernel();
+    if (keep && query == 0)
+        KeptToken(shape, at, static_cast<char *>(params.workspace), bh)
+            .put(shape, new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0));
     const QueryToken token = query_token(params.gate, params.token_meta + size_t(bh / shape.Hkv) * shape.T * 2, shape.T,
                                          query % shape.T, scratch);
     const size_t first = size_t(query) * view.splits;

@@ -4,6 +4,7 @@
 
 #include "attention/norms.cuh"
 #include "attention/staging.cuh"
+#include "common/token.cuh"
 
 namespace retentive {
 
@@ -26,6 +27,13 @@ struct SplitView {
         rows = reinterpret_cast<const SplitRows *>(base + at.rows) + size_t(bh) * splits;
         partial = reinterpret_cast<const float *>(base + at.partial) + size_t(bh) * s.GT * splits * s.D;
         logits = reinterpret_cast<const float *>(base + at.logits) + size_t(bh) * s.GT * logit_stride;
+    }
+
+    // A split's sums of four channels: number `item` of the G D / 4 of T = 1.
+    __device__ __forceinline__ float4 part(const Shape &s, int item, int split) const {
+        const int quads = s.D / 4;
+        return *reinterpret_cast<const float4 *>(partial + (size_t(item / quads) * splits + split) * s.D +
+                                                 item % quads * 4);
     }
 };
 
@@ -119,22 +127,43 @@ struct DecodeHead {
     }
 };
 
+// What a warp reads of the splits' outputs for the first four channels that it adds up, sent for early.
+struct OutputAhead {
+    static constexpr int kLoads = 2; // of a lane
+    float4 part[kLoads];
+
+    __device__ __forceinline__ void load(const Shape &s, const SplitView &view, int block) {
+        const int item = block * int(blockDim.x) / kWarpSize + warp_index(), lane = threadIdx.x % kWarpSize;
+        if (item >= s.G * (s.D / 4)) return;
+#pragma unroll
+        for (int k = 0; k < kLoads; ++k)
+            if (lane + k * kWarpSize < view.splits) part[k] = view.part(s, item, lane + k * kWarpSize);
+    }
+};
+
 // Four adjacent channels of a query at a time: a warp adds up their splits. Spread over `blocks` blocks.
 template <typename Element>
-__device__ __forceinline__ void decode_output(const Shape &s, const SplitView &view, const DecodeHead &head, int block,
-                                              int blocks, Element *output) {
+__device__ __forceinline__ void decode_output(const Shape &s, const SplitView &view, const DecodeHead &head,
+                                              const OutputAhead &ahead, int block, int blocks, Element *output) {
     const int warps = blockDim.x / kWarpSize, lane = threadIdx.x % kWarpSize, quads = s.D / 4;
+    const int first = block * warps + warp_index();
 #pragma unroll 1
-    for (int item = block * warps + warp_index(); item < s.G * quads; item += blocks * warps) {
+    for (int item = first; item < s.G * quads; item += blocks * warps) {
         const int g = item / quads, channel = item % quads * 4;
         float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 2
-        for (int i = lane; i < view.splits; i += kWarpSize) {
-            const size_t at = size_t(g) * view.splits + i;
-            const float factor = power_of_2(view.stats[at].maximum - head.norms[g].maximum);
-            const float4 part = *reinterpret_cast<const float4 *>(view.partial + at * s.D + channel);
+        const auto add = [&](int split, const float4 &part) {
+            const float maximum = view.stats[size_t(g) * view.splits + split].maximum;
+            const float factor = power_of_2(maximum - head.norms[g].maximum);
             sum.x += factor * part.x, sum.y += factor * part.y, sum.z += factor * part.z, sum.w += factor * part.w;
+        };
+        int split = lane;
+        if (item == first) {
+#pragma unroll
+            for (int k = 0; k < OutputAhead::kLoads; ++k, split += kWarpSize)
+                if (split < view.splits) add(split, ahead.part[k]);
         }
+#pragma unroll 2
+        for (; split < view.splits; split += kWarpSize) add(split, view.part(s, item, split));
         const float inverse = head.norms[g].inverse / kProbabilityScale<Element>;
         const float x[4] = {warp_sum(sum.x) * inverse, warp_sum(sum.y) * inverse, warp_sum(sum.z) * inverse,
                             warp_sum(sum.w) * inverse};
@@ -146,11 +175,13 @@ __device__ __forceinline__ void decode_output(const Shape &s, const SplitView &v
     }
 }
 
-// Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv).
+// Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv). `keep`: the new
+// token, for what follows of the step.
 template <typename Element>
 __global__ void __launch_bounds__(kFinishThreads)
     attention_decode(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
-                     const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
+                     const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
+                     const bool keep) {
     __shared__ HeadAhead ahead;
     __shared__ DecodeHead head;
     const SplitView view(shape, plan, at, params.workspace, int(blockIdx.y));
@@ -159,11 +190,17 @@ __global__ void __launch_bounds__(kFinishThreads)
     let_next_kernel_start();
     wait_for_previous_kernel();
     ahead.send(shape, view, params.token_meta + 2 * (bh / shape.Hkv));
+    const int output_block = int(blockIdx.x) - at.column_blocks;
+    OutputAhead parts;
+    if (output_block >= 0) parts.load(shape, view, output_block);
     ahead.arrive();
     const int2 token = ahead.token;
+    if (keep && blockIdx.x == 0)
+        KeptToken(shape, at, static_cast<char *>(params.workspace), bh)
+            .put(shape, new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0));
     head.load(shape, view, ahead, params.gate);
-    if (int(blockIdx.x) >= at.column_blocks)
-        return decode_output(shape, view, head, blockIdx.x - at.column_blocks, at.output_blocks,
+    if (output_block >= 0)
+        return decode_output(shape, view, head, parts, output_block, at.output_blocks,
                              static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < shape.columns; c += at.column_blocks * blockDim.x) {
         const int2 meta = c < shape.R ? load_meta(params.state.row_meta, size_t(bh) * shape.R + c) : token;

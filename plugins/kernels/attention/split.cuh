@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     const int first_fresh = turn.first(plan.exact_tiles + plan.coarse_tiles);
 
     let_next_kernel_start();
+    ExactPass::prefetch_tile(head.exact<Element>(), first_exact, plan.exact_tiles); // while the kernel before ends
     wait_for_previous_kernel();
 
     // Nothing can be done without the queries, which go ahead of the rows. They and the scales lie where their operands

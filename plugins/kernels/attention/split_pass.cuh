@@ -52,6 +52,14 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
     __device__ __forceinline__ SplitPass(SplitWarp &w, const uint4 *queries, char *stages, float divided)
         : warp(w), fragments(queries), memory(stages), factor(divided) {}
 
+    // Bring a tile into the L2 cache. One warp.
+    static __device__ __forceinline__ void prefetch_tile(const Source &from, int tile, int last) {
+        const int lane = threadIdx.x % kWarpSize, row = tile * kRows;
+        if (tile < last && lane < 2)
+            prefetch((lane == 0 ? from.keys : from.values) + size_t(row) * from.row_bytes,
+                     unsigned(min(kRows, from.rows - row) * from.row_bytes));
+    }
+
     // Send for the tiles first, first + step, ... that there is room for.
     static __device__ __forceinline__ void send(const SplitWarp &warp, const Source &from, int first, int last,
                                                 int step, char *memory, Ahead &ahead) {

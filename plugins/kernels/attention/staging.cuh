@@ -28,6 +28,16 @@ template <int kPending> __device__ __forceinline__ void wait_for_copies() {
     __syncwarp();
 }
 
+// Bring bytes (a multiple of 16) into the L2 cache: a hint, which reads nothing that a program could see, so that it may
+// come before wait_for_previous_kernel().
+__device__ __forceinline__ void prefetch(const void *from, unsigned bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#else
+    (void)from, (void)bytes; // nothing starts early there
+#endif
+}
+
 // Where a piece of 16 bytes lies: eight fill all banks. Rows of 16-bit numbers are read by ldmatrix, the same piece of
 // eight rows at once; codes by lanes 4 g + t, for keys from row g, for values from rows 2 t.
 template <int kRowBytes, bool kCodes> __device__ __forceinline__ int place_of(int row, int piece) {

@@ -158,6 +158,24 @@ __device__ __forceinline__ unsigned ordered(float x) {
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// A row's place in an order: by a number, the lower row first among equals.
+constexpr unsigned long long kNoKey = ~0ull; // behind all
+__device__ __forceinline__ unsigned long long key_of(float order, int row) {
+    return (unsigned long long)(ordered(order)) << 32 | unsigned(row);
+}
+__device__ __forceinline__ int row_of_key(unsigned long long key) { return int(unsigned(key)); }
+
+// True in all threads of the block that comes here last of `blocks`: it then sees what the others wrote before.
+__device__ __forceinline__ bool is_last_block(unsigned *ticket, unsigned blocks) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(ticket, 1u) == blocks - 1;
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
 // Programmatic dependent launch (compute capability 9.0 and later): a kernel launched with it may begin before the one
 // ahead of it ends, and must wait before it touches what that one writes or reads.
 __device__ __forceinline__ void wait_for_previous_kernel() {

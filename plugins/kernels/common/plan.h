@@ -22,6 +22,12 @@ constexpr int kStageRows = 32; // rows of 16-bit numbers or codes that a warp ha
 constexpr int kMultiprocessors = 132; // that the work is cut for; smaller GPUs take it in waves
 constexpr int kMaxSplits = 132;
 constexpr int kFinishThreads = 256;
+constexpr int kFinishBlocks = 2; // on a multiprocessor, all of them at once:
+constexpr int kColumnBlocks = 192, kOutputBlocks = 64;
+constexpr int kAsideBlocks = kMultiprocessors; // for the columns where the next layer's attention runs beside them
+constexpr int kFewColumns = 4;                 // of a thread
+constexpr int kRecallAlone = 256;              // recall rows that one block searches as fast as several
+constexpr int kRecallPart = 128;               // of them for each of several blocks
 constexpr int kTiers = 2;
 
 RETENTIVE_HD inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -160,7 +166,7 @@ struct alignas(16) BlockMinimum {
 
 // Byte offsets into the workspace of the attention; the decode step also uses tickets and minima.
 struct AttentionWorkspace {
-    size_t stats, rows, partial, logits, norms, tickets, minima, total;
+    size_t stats, rows, partial, logits, norms, tickets, minima, token_rows, token_meta, total;
     int logit_stride; // floats from one query's logits to the next one's
     int column_blocks; // of the second launch, per head: blocks over the columns, and behind them blocks over the outputs
     int output_blocks;
@@ -175,9 +181,15 @@ struct AttentionWorkspace {
         logits = at, at = align_up(at + (s.T == 1 ? size_t(s.BH) * s.GT * logit_stride * sizeof(float) : 0));
         norms = at, at = align_up(at + size_t(s.BH) * s.GT * sizeof(QueryNorm));
         tickets = at, at = align_up(at + size_t(s.BH) * sizeof(unsigned));
-        column_blocks = blocks_for(2 * kMultiprocessors / s.BH, ceil_div(s.columns, kFinishThreads));
-        output_blocks = blocks_for(kMultiprocessors / s.BH, ceil_div(s.G * s.D / 4, kFinishThreads / kWarpSize));
+        // one block where its threads have a few columns each: it need not wait for others to know who leaves
+        column_blocks = s.C <= kFewColumns * kFinishThreads
+                            ? 1
+                            : blocks_for(kColumnBlocks / s.BH, ceil_div(s.columns, kFinishThreads));
+        output_blocks = blocks_for(kOutputBlocks / s.BH, ceil_div(s.G * s.D / 4, kFinishThreads / kWarpSize));
         minima = at, at = align_up(at + size_t(s.BH) * column_blocks * sizeof(BlockMinimum));
+        const size_t tokens = s.T == 1 ? size_t(s.BH) : 0; // the new one, for a step that is settled aside
+        token_rows = at, at = align_up(at + tokens * 2 * s.D * sizeof(float)); // [B, Hkv, 2, D]
+        token_meta = at, at = align_up(at + tokens * 2 * sizeof(int32_t));     // [B, Hkv, 2]
         total = at;
     }
 };
@@ -196,46 +208,60 @@ struct GateWorkspace {
     }
 };
 
-// Tokens on their way out of the last tier, T > 1 only.
+// T = 1: blocks of a head that look for the recall row of the token that left, in a launch of its own; 0 where there are
+// so few that the block that moves the rows goes on with it.
+RETENTIVE_HD inline int recall_blocks(const Shape &s) {
+    const int rows = s.M - s.V;
+    return s.T > 1 || rows <= kRecallAlone ? 0 : blocks_for(2 * kMultiprocessors / s.BH, ceil_div(rows, kRecallPart));
+}
+
+// Recall rows in use, and the smallest key_of() of distance and row: the nearest, the first of equals.
+struct alignas(16) Recall {
+    unsigned long long nearest;
+    int used;
+};
+
+// Tokens on their way out of the last tier, where launches follow that absorb them.
 struct TransitionWorkspace {
-    size_t keys, values, meta, targets, weights, total;
+    size_t keys, values, meta, targets, weights, found, tickets, total;
 
     RETENTIVE_HD explicit TransitionWorkspace(const Shape &s) {
-        const size_t tokens = s.T > 1 ? size_t(s.BH) * s.T : 0;
+        const int parts = recall_blocks(s);
+        const size_t tokens = s.T > 1 || parts > 0 ? size_t(s.BH) * s.T : 0;
         size_t at = 0;
         keys = at, at = align_up(at + tokens * s.D * sizeof(float));   // [B, Hkv, T, D]
         values = at, at = align_up(at + tokens * s.D * sizeof(float)); // [B, Hkv, T, D]
         meta = at, at = align_up(at + tokens * 2 * sizeof(int32_t));   // [B, Hkv, T, 2], position < 0: nobody left
         targets = at, at = align_up(at + tokens * sizeof(int32_t));    // [B, Hkv, T] memory row, or -1
         weights = at, at = align_up(at + tokens * sizeof(float));      // [B, Hkv, T] in the matrix state
+        found = at, at = align_up(at + size_t(s.BH) * parts * sizeof(Recall));               // [B, Hkv, recall blocks]
+        tickets = at, at = align_up(at + (parts > 0 ? size_t(s.BH) * sizeof(unsigned) : 0)); // [B, Hkv]
         total = at;
     }
 };
 
 // The step with T > 1 runs the three operators one after the other, with their results between them in the workspace.
 struct StepWorkspace {
-    size_t attention, gate, transition, received, surprise, visual_entropy, victims, importance, entropy, absorption,
-        retention, total;
+    size_t attention, gate, transition, transition_bytes, received, surprise, visual_entropy, victims, importance,
+        entropy, absorption, retention, total;
 
     RETENTIVE_HD StepWorkspace(const Shape &s, const AttentionPlan &p) {
         size_t at = 0;
         attention = at, at = align_up(at + AttentionWorkspace(s, p).total);
-        if (s.T == 1) {
-            gate = transition = received = surprise = visual_entropy = victims = importance = entropy = absorption =
-                retention = at;
-            total = at;
-            return;
-        }
+        const size_t tokens = s.T > 1 || recall_blocks(s) > 0 ? size_t(s.BH) * s.T : 0;
+        transition_bytes = TransitionWorkspace(s).total;
+        transition = at, at = align_up(at + transition_bytes);
+        absorption = at, at = align_up(at + tokens * sizeof(float));
+        retention = at, at = align_up(at + (tokens > 0 ? size_t(s.BH) * sizeof(float) : 0));
+        gate = received = surprise = visual_entropy = victims = importance = entropy = total = at;
+        if (s.T == 1) return;
         gate = at, at = align_up(at + GateWorkspace(s).total);
-        transition = at, at = align_up(at + TransitionWorkspace(s).total);
         received = at, at = align_up(at + size_t(s.BH) * s.columns * sizeof(float));
         surprise = at, at = align_up(at + size_t(s.BH) * s.columns * sizeof(float));
         visual_entropy = at, at = align_up(at + size_t(s.BH) * sizeof(float));
         victims = at, at = align_up(at + size_t(s.BH) * s.L * s.T * sizeof(int64_t));
         importance = at, at = align_up(at + size_t(s.BH) * (s.C + s.T) * sizeof(float));
         entropy = at, at = align_up(at + size_t(s.BH) * (s.C + s.T) * sizeof(float));
-        absorption = at, at = align_up(at + size_t(s.BH) * s.T * sizeof(float));
-        retention = at, at = align_up(at + size_t(s.BH) * sizeof(float));
         total = at;
     }
 };

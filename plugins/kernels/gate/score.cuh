@@ -41,15 +41,11 @@ __device__ __forceinline__ unsigned long long leaving_key(const RetentiveGeometr
         const float score = gate.score == RETENTIVE_SCORE_RECENCY ? float(position - scale.end) : retention;
         order = score != score ? 0.0f : clamp(score, -kScoreLimit, kScoreLimit) + 0.0f; // -0 is 0
     }
-    return (unsigned long long)(ordered(order)) << 32 | unsigned(row);
+    return key_of(order, row);
 }
 
-__device__ __forceinline__ int row_of_key(unsigned long long key) { return int(unsigned(key)); }
-
-constexpr unsigned long long kNoKey = ~0ull;
-
-// Smallest key per tier over the block's threads, at `minima` for the other blocks to read; all threads.
-__device__ __forceinline__ void store_minimum(unsigned long long (&least)[kTiers], int tiers, BlockMinimum *minima) {
+// Smallest key per tier over the block's threads; all threads, every one gets it.
+__device__ __forceinline__ void block_minimum(unsigned long long (&least)[kTiers], int tiers) {
     __shared__ unsigned long long scratch[kTiers][kFinishThreads / kWarpSize];
     const int warp = warp_index(), lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
 #pragma unroll
@@ -59,35 +55,32 @@ __device__ __forceinline__ void store_minimum(unsigned long long (&least)[kTiers
         if (lane == 0) scratch[tier][warp] = key;
     }
     __syncthreads();
-    if (warp >= tiers) return;
-    const unsigned long long key = warp_min(lane < warps ? scratch[warp][lane] : kNoKey);
-    if (lane == 0) minima->key[warp] = key;
-}
-
-// True in all threads of the block that comes here last of `blocks`: it then sees what the others wrote before.
-__device__ __forceinline__ bool is_last_block(unsigned *ticket, unsigned blocks) {
-    __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(ticket, 1u) == blocks - 1;
-    __syncthreads();
-    if (last) __threadfence();
-    return last;
-}
-
-// The victim of each tier from all blocks' minima; every warp gets it.
-__device__ __forceinline__ void load_victims(const BlockMinimum *minima, int blocks, int tiers,
-                                             int (&victims)[kTiers]) {
 #pragma unroll
-    for (int tier = 0; tier < kTiers; ++tier) {
-        victims[tier] = -1;
-        if (tier >= tiers) break;
-        unsigned long long key = kNoKey;
+    for (int tier = 0; tier < kTiers; ++tier)
+        if (tier < tiers) least[tier] = warp_min(lane < warps ? scratch[tier][lane] : kNoKey);
+}
+
+// The victim of each tier over `blocks` blocks of a head, from each one's smallest keys. True in all threads of the one
+// block that comes here last, and that alone gets the victims.
+__device__ __forceinline__ bool choose_victims(unsigned long long (&least)[kTiers], int tiers, BlockMinimum *minima,
+                                               unsigned *ticket, int blocks, int (&victims)[kTiers]) {
+    block_minimum(least, tiers);
+    if (blocks > 1) {
+        if (threadIdx.x < unsigned(tiers)) minima[blockIdx.x].key[threadIdx.x] = threadIdx.x == 0 ? least[0] : least[1];
+        if (!is_last_block(ticket, blocks)) return false;
+#pragma unroll
+        for (int tier = 0; tier < kTiers; ++tier) {
+            if (tier >= tiers) break;
+            least[tier] = kNoKey;
 #pragma unroll 1
-        for (int i = threadIdx.x % kWarpSize; i < blocks; i += kWarpSize)
-            key = min(key, *static_cast<const volatile unsigned long long *>(&minima[i].key[tier]));
-        victims[tier] = row_of_key(warp_min(key));
+            for (int i = threadIdx.x % kWarpSize; i < blocks; i += kWarpSize)
+                least[tier] = min(least[tier], *static_cast<const volatile unsigned long long *>(&minima[i].key[tier]));
+            least[tier] = warp_min(least[tier]);
+        }
     }
+#pragma unroll
+    for (int tier = 0; tier < kTiers; ++tier) victims[tier] = tier < tiers ? row_of_key(least[tier]) : -1;
+    return true;
 }
 
 } // namespace retentive

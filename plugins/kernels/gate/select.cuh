@@ -69,11 +69,10 @@ __global__ void __launch_bounds__(kFinishThreads)
             least[1] = min(least[1], key);
     }
     BlockMinimum *minima = reinterpret_cast<BlockMinimum *>(workspace + at.minima) + size_t(bh) * at.blocks;
-    store_minimum(least, s.L, minima + blockIdx.x);
-    if (!is_last_block(reinterpret_cast<unsigned *>(workspace + at.tickets) + bh, gridDim.x)) return;
     int victims[kTiers];
-    if (threadIdx.x >= kWarpSize) return;
-    load_victims(minima, at.blocks, s.L, victims);
+    if (!choose_victims(least, s.L, minima, reinterpret_cast<unsigned *>(workspace + at.tickets) + bh, int(gridDim.x),
+                        victims))
+        return;
     if (threadIdx.x < unsigned(s.L)) head.leave(threadIdx.x, 0, threadIdx.x == 0 ? victims[0] : victims[1]);
     if (threadIdx.x == 0) head.set_retention();
 }

@@ -4,6 +4,7 @@
 
 #include "attention/decode.cuh"
 #include "gate/score.cuh"
+#include "transition/leaving.cuh"
 #include "transition/move.cuh"
 
 namespace retentive {
@@ -27,7 +28,7 @@ struct HeadColumns {
 
 // Some columns of one thread, `stride` apart: everything that is read of them, in flight at once.
 struct ColumnBatch {
-    static constexpr int kColumns = 2, kGroups = 4;
+    static constexpr int kColumns = 4, kGroups = 4;
 
     int2 meta[kColumns];
     float importance[kColumns], entropy[kColumns];
@@ -172,11 +173,11 @@ struct StepStatistics {
 
 // The transition of one head; all threads of one block. kMemory: what leaves the last tier goes on into a memory.
 template <typename Element, bool kMemory>
-__device__ __forceinline__ void move_rows(const RetentiveStepParams &params, const DecodeGate &gate, const Token &fresh,
-                                          const int (&victims)[kTiers], MoveShared &shared) {
+__device__ __forceinline__ void move_rows(const RetentiveStepParams &params, const DecodeGate &gate,
+                                          const HeadRows<Element> &rows, const Token &fresh,
+                                          const int (&victims)[kTiers], const StepWorkspace &after) {
     const Shape &s = gate.s;
     const StepStatistics statistics{gate.columns.importance, gate.columns.entropy, gate.fresh()};
-    const HeadRows<Element> rows(params.geometry, params.state, s, params.key_scale, gate.bh, shared);
     if (params.victims != nullptr && threadIdx.x < unsigned(s.L))
         params.victims[size_t(gate.bh) * s.L + threadIdx.x] = threadIdx.x == 0 ? victims[0] : victims[1];
     const auto victim = [&](int tier) { return tier == 0 ? victims[0] : victims[1]; };
@@ -185,18 +186,27 @@ __device__ __forceinline__ void move_rows(const RetentiveStepParams &params, con
         const float importance = statistics.of_row(last).x; // before the row is overwritten behind demote's barrier
         const int position = rows.meta(last)[0];
         const Token token = demote<true>(rows, fresh, 0, statistics, victim);
-        absorb(rows, token, sigmoid(params.gate.absorption, gate.scale.relative(importance, position)),
-               sigmoid(params.gate.retention, gate.head.visual_entropy(s.G)));
+        const float absorption = sigmoid(params.gate.absorption, gate.scale.relative(importance, position)),
+                    retention = sigmoid(params.gate.retention, gate.head.visual_entropy(s.G));
+        if (recall_blocks(s) == 0) return absorb(rows, token, absorption, retention);
+        char *workspace = static_cast<char *>(params.workspace);
+        const LeavingTokens leaving(s, workspace + after.transition, gate.bh);
+        leaving.put(rows, 0, token), leaving.begin();
+        if (threadIdx.x != 0) return;
+        reinterpret_cast<float *>(workspace + after.absorption)[gate.bh] = absorption;
+        reinterpret_cast<float *>(workspace + after.retention)[gate.bh] = retention;
     } else {
         demote<false>(rows, fresh, 0, statistics, victim);
     }
 }
 
-// Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv).
+// Grid (column blocks and, unless the output is written already, output blocks; B Hkv). `kept`: the new token is the one
+// that the first part of the step kept; no input is read.
 template <typename Element, bool kMemory>
-__global__ void __launch_bounds__(kFinishThreads, kMemory ? 2 : 3)
+__global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     step_finish(const __grid_constant__ RetentiveStepParams params, const __grid_constant__ Shape shape,
-                const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
+                const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
+                const __grid_constant__ StepWorkspace after, const bool kept) {
     __shared__ HeadAhead ahead;
     __shared__ DecodeHead head;
     __shared__ MoveShared shared;
@@ -207,29 +217,35 @@ __global__ void __launch_bounds__(kFinishThreads, kMemory ? 2 : 3)
 
     let_next_kernel_start();
     wait_for_previous_kernel();
-    ahead.send(shape, view, params.token_meta + 2 * (bh / shape.Hkv));
-    const bool has_columns = int(blockIdx.x) < at.column_blocks;
+    const KeptToken token(shape, at, workspace, bh);
+    ahead.send(shape, view,
+               kept ? reinterpret_cast<const int32_t *>(token.meta) : params.token_meta + 2 * (bh / shape.Hkv));
+    const int output_block = int(blockIdx.x) - at.column_blocks;
+    OutputAhead parts;
     const int first = blockIdx.x * kFinishThreads + threadIdx.x, stride = at.column_blocks * kFinishThreads;
+    const HeadRows<Element> rows(params.geometry, params.state, shape, params.key_scale, bh, shared);
     Token fresh;
     ColumnBatch batch;
-    if (has_columns) {
+    if (output_block >= 0) {
+        parts.load(shape, view, output_block);
+    } else {
         batch.load(columns, shape, first, stride);
-        fresh = new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0);
+        fresh = kept ? token.get(shape) : new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0);
     }
     ahead.arrive();
     head.load(shape, view, ahead, params.gate);
-    if (!has_columns)
-        return decode_output(shape, view, head, blockIdx.x - at.column_blocks, at.output_blocks,
+    if (output_block >= 0)
+        return decode_output(shape, view, head, parts, output_block, at.output_blocks,
                              static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     const DecodeGate gate(params, shape, columns, head, bh, ahead.token);
     unsigned long long least[kTiers] = {kNoKey, kNoKey};
     gate.update(batch, first, stride, least);
     BlockMinimum *minima = reinterpret_cast<BlockMinimum *>(workspace + at.minima) + size_t(bh) * at.column_blocks;
-    store_minimum(least, shape.L, minima + blockIdx.x);
-    if (!is_last_block(reinterpret_cast<unsigned *>(workspace + at.tickets) + bh, at.column_blocks)) return;
     int victims[kTiers];
-    load_victims(minima, at.column_blocks, shape.L, victims);
-    move_rows<Element, kMemory>(params, gate, fresh, victims, shared);
+    if (!choose_victims(least, shape.L, minima, reinterpret_cast<unsigned *>(workspace + at.tickets) + bh,
+                        at.column_blocks, victims))
+        return;
+    move_rows<Element, kMemory>(params, gate, rows, fresh, victims, after);
 }
 
 } // namespace retentive

@@ -8,14 +8,19 @@
 namespace retentive {
 namespace {
 
+// Whether the step's first part, a call of its own, wrote the output and kept the token.
+enum class Part { whole, second };
+
 template <typename Element>
-int32_t finish(const RetentiveStepParams &params, const Shape &s, const AttentionPlan &plan, void *stream) {
-    const AttentionWorkspace at(s, plan);
-    const bool output = params.geometry.readout != RETENTIVE_READOUT_RESIDUAL;
+int32_t finish(const RetentiveStepParams &params, const Shape &s, const AttentionPlan &plan, Part part, void *stream) {
+    AttentionWorkspace at(s, plan);
+    if (part == Part::second) at.column_blocks = blocks_for(kAsideBlocks / s.BH, at.column_blocks);
+    const bool output = part == Part::whole && params.geometry.readout != RETENTIVE_READOUT_RESIDUAL;
     const dim3 grid(unsigned(at.column_blocks + (output ? at.output_blocks : 0)), unsigned(s.BH));
     const bool memory = params.geometry.readout != RETENTIVE_READOUT_NONE;
     const auto kernel = memory ? step_finish<Element, true> : step_finish<Element, false>;
-    return launch("step_finish", kernel, grid, kFinishThreads, 0, stream, params, s, plan, at);
+    return launch("step_finish", kernel, grid, kFinishThreads, 0, stream, params, s, plan, at, StepWorkspace(s, plan),
+                  part == Part::second);
 }
 
 RetentiveAttentionParams attention_of(const RetentiveStepParams &params) {
@@ -32,16 +37,36 @@ RetentiveAttentionParams attention_of(const RetentiveStepParams &params) {
     return attention;
 }
 
-int32_t decode_step(const RetentiveStepParams &params, const Shape &s, const AttentionPlan &plan, void *stream) {
+// But for what the gate decided.
+RetentiveTransitionParams transition_of(const RetentiveStepParams &params, const StepWorkspace &at) {
+    char *base = static_cast<char *>(params.workspace);
+    RetentiveTransitionParams transition = {};
+    transition.geometry = params.geometry, transition.steps = params.steps;
+    transition.absorption = reinterpret_cast<const float *>(base + at.absorption);
+    transition.retention = reinterpret_cast<const float *>(base + at.retention);
+    transition.key = params.key, transition.value = params.value;
+    transition.token_meta = params.token_meta, transition.key_scale = params.key_scale;
+    transition.before = params.state, transition.after = params.state;
+    transition.workspace = base + at.transition, transition.workspace_bytes = at.transition_bytes;
+    return transition;
+}
+
+// What follows the output: statistics, victims, transition.
+int32_t settle(const RetentiveStepParams &params, const Shape &s, Part part, void *stream) {
+    const AttentionPlan plan(s, params.geometry);
+    const int32_t status = params.geometry.dtype == RETENTIVE_FLOAT32 ? finish<float>(params, s, plan, part, stream)
+                           : params.geometry.dtype == RETENTIVE_FLOAT16
+                               ? finish<__half>(params, s, plan, part, stream)
+                               : finish<__nv_bfloat16>(params, s, plan, part, stream);
+    return status ? status : launch_absorb(transition_of(params, StepWorkspace(s, plan)), stream);
+}
+
+int32_t decode_step(const RetentiveStepParams &params, const Shape &s, void *stream) {
     const RetentiveAttentionParams attention = attention_of(params);
     if (const int32_t status = launch_partial(attention, true, stream)) return status;
     if (params.geometry.readout == RETENTIVE_READOUT_RESIDUAL)
-        if (const int32_t status = launch_combine(attention, stream)) return status;
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return finish<float>(params, s, plan, stream);
-    case RETENTIVE_FLOAT16: return finish<__half>(params, s, plan, stream);
-    default: return finish<__nv_bfloat16>(params, s, plan, stream);
-    }
+        if (const int32_t status = launch_combine(attention, false, stream)) return status;
+    return settle(params, s, Part::whole, stream);
 }
 
 int32_t prefill_step(const RetentiveStepParams &params, const Shape &s, const AttentionPlan &plan, void *stream) {
@@ -64,15 +89,9 @@ int32_t prefill_step(const RetentiveStepParams &params, const Shape &s, const At
     gate.workspace = base + at.gate, gate.workspace_bytes = GateWorkspace(s).total;
     if (const int32_t status = launch_gate(gate, stream)) return status;
 
-    RetentiveTransitionParams transition = {};
-    transition.geometry = params.geometry, transition.steps = params.steps;
+    RetentiveTransitionParams transition = transition_of(params, at);
     transition.victims = gate.victims;
     transition.importance_next = gate.importance_next, transition.entropy_next = gate.entropy_next;
-    transition.absorption = gate.absorption, transition.retention = gate.retention;
-    transition.key = params.key, transition.value = params.value;
-    transition.token_meta = params.token_meta, transition.key_scale = params.key_scale;
-    transition.before = params.state, transition.after = params.state;
-    transition.workspace = base + at.transition, transition.workspace_bytes = TransitionWorkspace(s).total;
     return launch_transition(transition, stream);
 }
 
@@ -80,8 +99,18 @@ int32_t prefill_step(const RetentiveStepParams &params, const Shape &s, const At
 
 int32_t launch_step(const RetentiveStepParams &params, void *stream) {
     const Shape s(params.geometry, params.steps);
-    const AttentionPlan plan(s, params.geometry);
-    return s.T == 1 ? decode_step(params, s, plan, stream) : prefill_step(params, s, plan, stream);
+    return s.T == 1 ? decode_step(params, s, stream)
+                    : prefill_step(params, s, AttentionPlan(s, params.geometry), stream);
+}
+
+int32_t launch_step_attend(const RetentiveStepParams &params, void *stream) {
+    const RetentiveAttentionParams attention = attention_of(params);
+    if (const int32_t status = launch_partial(attention, true, stream)) return status;
+    return launch_output(attention, stream);
+}
+
+int32_t launch_step_settle(const RetentiveStepParams &params, void *stream) {
+    return settle(params, Shape(params.geometry, params.steps), Part::second, stream);
 }
 
 } // namespace retentive

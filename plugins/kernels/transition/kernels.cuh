@@ -1,6 +1,7 @@
 // The transition's launches: what is only copied, then one block per new token, then the memory.
 #pragma once
 
+#include "transition/leaving.cuh"
 #include "transition/move.cuh"
 
 namespace retentive {
@@ -57,35 +58,11 @@ __global__ void __launch_bounds__(kMoveThreads)
     const Token token =
         demote<true>(rows, new_token<Element>(params.key, params.value, params.token_meta, s, bh, t), t,
                      statistics_of(params, s, bh), [&](int tier) { return victims[size_t(tier) * s.T]; });
-    if (s.T == 1) return absorb(rows, token, params.absorption[bh], params.retention[bh]);
-    const TransitionWorkspace at(s);
-    char *workspace = static_cast<char *>(params.workspace);
-    const size_t to = size_t(bh) * s.T + t;
-    if (rows.has_channel()) {
-        reinterpret_cast<float *>(workspace + at.keys)[to * s.D + threadIdx.x] = token.key;
-        reinterpret_cast<float *>(workspace + at.values)[to * s.D + threadIdx.x] = token.value;
-    }
-    if (threadIdx.x == 0) reinterpret_cast<int2 *>(workspace + at.meta)[to] = make_int2(token.position, token.cell);
+    if (s.T == 1 && recall_blocks(s) == 0) return absorb(rows, token, params.absorption[bh], params.retention[bh]);
+    const LeavingTokens to(s, static_cast<char *>(params.workspace), bh);
+    to.put(rows, t, token);
+    if (t == 0 && recall_blocks(s) > 0) to.begin();
 }
-
-// The tokens of one head that left, T > 1.
-struct LeavingTokens {
-    const float *keys, *values; // [T, D]
-    const int32_t *meta;        // [T, 2]
-    int *targets;               // [T]
-    float *weights;             // [T]
-
-    __device__ __forceinline__ LeavingTokens(const RetentiveTransitionParams &params, const Shape &s, int bh) {
-        const TransitionWorkspace at(s);
-        char *base = static_cast<char *>(params.workspace);
-        const size_t first = size_t(bh) * s.T;
-        keys = reinterpret_cast<const float *>(base + at.keys) + first * s.D;
-        values = reinterpret_cast<const float *>(base + at.values) + first * s.D;
-        meta = reinterpret_cast<const int32_t *>(base + at.meta) + first * 2;
-        targets = reinterpret_cast<int *>(base + at.targets) + first;
-        weights = reinterpret_cast<float *>(base + at.weights) + first;
-    }
-};
 
 // Memory row of each token, from the memory before the step. Grid (T, B Hkv).
 template <typename Element>
@@ -97,18 +74,42 @@ __global__ void __launch_bounds__(kMoveThreads)
     wait_for_previous_kernel();
     const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
     const Memory<Element> memory{rows};
-    const LeavingTokens tokens(params, s, bh);
-    const int2 meta = load_meta(tokens.meta, size_t(t));
-    Token token;
-    token.position = meta.x, token.cell = meta.y;
-    if (rows.has_channel()) token.key = tokens.keys[size_t(t) * s.D + threadIdx.x];
+    const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
+    const Token token = tokens.get(rows, t);
     float before = 0.0f;
     for (int i = threadIdx.x; i < t; i += blockDim.x) {
-        const int2 other = load_meta(tokens.meta, size_t(i));
+        const int2 other = tokens.meta[i];
         before += memory.recalls(other.x, other.y) ? 1.0f : 0.0f;
     }
     const int target = memory.route(token, int(block_sum(before, shared.reduction)));
     if (threadIdx.x == 0) tokens.targets[t] = target;
+}
+
+// T = 1 with many recall rows: each block looks at some of them, the last one merges. Grid (recall blocks, B Hkv).
+template <typename Element>
+__global__ void __launch_bounds__(kMoveThreads)
+    transition_absorb(const __grid_constant__ RetentiveTransitionParams params, const __grid_constant__ Shape s) {
+    __shared__ MoveShared shared;
+    const int bh = blockIdx.y, parts = gridDim.x;
+    let_next_kernel_start();
+    wait_for_previous_kernel();
+    const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
+    const Memory<Element> memory{rows};
+    const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
+    const Token token = tokens.get(rows, 0);
+    int m = kDropped;
+    if (memory.recalls(token.position, token.cell)) {
+        const int part = ceil_div(memory.recall_rows(), parts), first = blockIdx.x * part;
+        const Recall found = memory.recall(token.key, first, min(first + part, memory.recall_rows()));
+        if (threadIdx.x == 0) tokens.found[blockIdx.x] = found;
+        if (!is_last_block(tokens.ticket, parts)) return;
+        m = memory.recalled_row(tokens.all_found(parts), 0);
+    } else if (blockIdx.x == 0) {
+        m = memory.patch(token);
+    }
+    if (m == kDropped) return;
+    const float weight = params.absorption[bh];
+    memory.merge(m, weight, weight * token.key, weight * token.value, token.position, params.retention[bh]);
 }
 
 // Each memory row takes in its tokens in their order. Grid (M, B Hkv).
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kMoveThreads)
     let_next_kernel_start();
     wait_for_previous_kernel();
     const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
-    const LeavingTokens tokens(params, s, bh);
+    const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
     float added = 0.0f, key = 0.0f, value = 0.0f;
     int newest = -1;
     for (int base = 0; base < s.T; base += kMoveThreads) {
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(kMoveThreads)
             if (targets[i] != m) continue;
             const int t = base + i;
             const float weight = params.absorption[size_t(bh) * s.T + t];
-            added += weight, newest = max(newest, tokens.meta[2 * t]);
+            added += weight, newest = max(newest, tokens.meta[t].x);
             if (!rows.has_channel()) continue;
             key += weight * tokens.keys[size_t(t) * s.D + threadIdx.x];
             value += weight * tokens.values[size_t(t) * s.D + threadIdx.x];
@@ -155,15 +156,15 @@ __global__ void __launch_bounds__(kMoveThreads)
     const int t = blockIdx.x, bh = blockIdx.y;
     let_next_kernel_start();
     wait_for_previous_kernel();
-    const LeavingTokens tokens(params, s, bh);
-    const int2 own = load_meta(tokens.meta, size_t(t));
+    const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
+    const int2 own = tokens.meta[t];
     const auto by_column = [](int cell) {
         return int64_t(cell % RETENTIVE_CELL_STRIDE) * RETENTIVE_CELL_STRIDE + cell / RETENTIVE_CELL_STRIDE;
     };
     const bool visual = own.y >= 0;
     float first = 0.0f, second = 0.0f;
     for (int j = threadIdx.x; j < s.T; j += blockDim.x) {
-        const int2 other = load_meta(tokens.meta, size_t(j));
+        const int2 other = tokens.meta[j];
         if (other.x < 0 || (other.y >= 0) != visual) continue;
         if (comes_after(visual ? other.y : other.x, visual ? own.y : own.x, j, t)) first += 1.0f;
         if (visual && comes_after(by_column(other.y), by_column(own.y), j, t)) second += 1.0f;
@@ -183,9 +184,9 @@ __global__ void __launch_bounds__(kMoveThreads)
     const bool visual = blockIdx.z == 1;
     let_next_kernel_start();
     wait_for_previous_kernel();
-    const LeavingTokens tokens(params, s, bh);
+    const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
     const auto chosen = [&](int t) {
-        const int2 meta = load_meta(tokens.meta, size_t(t));
+        const int2 meta = tokens.meta[t];
         return meta.x >= 0 && (meta.y >= 0) == visual;
     };
     float mine = 0.0f;

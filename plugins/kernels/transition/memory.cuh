@@ -25,11 +25,6 @@ __device__ __forceinline__ int anchor_of(const RetentiveGeometry &g, const Shape
 template <typename Element> struct Memory {
     const HeadRows<Element> &rows;
 
-    // Whether memory row m holds anything.
-    __device__ __forceinline__ bool occupied(int m) const {
-        return rows.meta(rows.s.C + m)[0] >= 0 && *rows.mass(m) > 0.0f;
-    }
-
     // Text, and visual tokens where there is no visual memory, are recalled by key.
     __device__ __forceinline__ bool recalls(int position, int cell) const {
         return position >= 0 && rows.s.M > rows.s.V && (rows.s.V == 0 || cell < 0);
@@ -37,43 +32,71 @@ template <typename Element> struct Memory {
 
     // Memory row of a token, or kDropped; `before`: tokens of this step that are recalled before it. All threads.
     __device__ __forceinline__ int route(const Token &token, int before) const {
-        const RetentiveGeometry &g = rows.g;
-        if (token.visual() && rows.s.V > 0)
-            return patch_of(token.cell / RETENTIVE_CELL_STRIDE, g.memory_grid[0], g.frame_grid[0]) * g.memory_grid[1] +
-                   patch_of(token.cell % RETENTIVE_CELL_STRIDE, g.memory_grid[1], g.frame_grid[1]);
-        if (!recalls(token.position, token.cell)) return kDropped;
-        const Recall found = rows.g.memory_store == RETENTIVE_STORE_EXACT
-                                 ? recall<typename HeadRows<Element>::Eight>(token.key, rows.s.M - rows.s.V)
-                                 : recall<typename HeadRows<Element>::EightFloats>(token.key, rows.s.M - rows.s.V);
-        const int turn = found.used + before;
-        return rows.s.V + (turn < rows.s.M - rows.s.V ? turn : found.nearest);
+        if (!recalls(token.position, token.cell)) return patch(token);
+        return recalled_row(recall(token.key, 0, recall_rows()), before);
     }
 
-    // Recall rows in use, and the one of them whose key is nearest (the first of equals).
-    struct Recall {
-        int used, nearest;
-    };
+    // Memory row of a token that is not recalled, or kDropped.
+    __device__ __forceinline__ int patch(const Token &token) const {
+        const RetentiveGeometry &g = rows.g;
+        if (!token.visual() || rows.s.V == 0) return kDropped;
+        return patch_of(token.cell / RETENTIVE_CELL_STRIDE, g.memory_grid[0], g.frame_grid[0]) * g.memory_grid[1] +
+               patch_of(token.cell % RETENTIVE_CELL_STRIDE, g.memory_grid[1], g.frame_grid[1]);
+    }
 
-    // All threads. Four lanes share a row, in pieces of eight channels, and a warp sends for several rows before it
-    // looks at them: this is one block's work, and all latency.
-    template <typename Keys> __device__ __noinline__ Recall recall(float key, int recall_rows) const {
+    // Memory row of one that is: a free one, or the nearest.
+    __device__ __forceinline__ int recalled_row(const Recall &found, int before) const {
+        const int turn = found.used + before;
+        return rows.s.V + (turn < recall_rows() ? turn : row_of_key(found.nearest));
+    }
+
+    __device__ __forceinline__ int recall_rows() const { return rows.s.M - rows.s.V; }
+
+    // Of recall rows first .. last - 1. All threads.
+    __device__ __forceinline__ Recall recall(float key, int first, int last) const {
+        return rows.g.memory_store == RETENTIVE_STORE_EXACT
+                   ? recall_of<typename HeadRows<Element>::Eight>(key, first, last)
+                   : recall_of<typename HeadRows<Element>::EightFloats>(key, first, last);
+    }
+
+    // Row m after tokens with the weights' sum `added` and the weighted sums of this thread's channel: n' = h n + sum
+    // a, k' = (h n k + sum a k) / n', v' likewise. All threads.
+    __device__ __forceinline__ void merge(int m, float added, float key_sum, float value_sum, int newest,
+                                          float retention) const {
+        if (!(added > 0.0f)) return; // what is not touched stays bit for bit
+        const int row = rows.s.C + m;
+        const Token old = rows.read(row);
+        const float mass = *rows.mass(m), kept = old.present() && mass > 0.0f ? mass * retention : 0.0f;
+        const float total = fmaxf(kept + added, kTiny);
+        __syncthreads();
+        rows.write(row, (old.key * kept + key_sum) / total, (old.value * kept + value_sum) / total);
+        if (threadIdx.x != 0) return;
+        *rows.mass(m) = kept + added;
+        rows.meta(row)[0] = max(newest, old.position);
+        rows.meta(row)[1] = anchor_of(rows.g, rows.s, m);
+    }
+
+  private:
+    // Four lanes share a row, in pieces of eight channels, and a warp sends for several rows before it looks at them:
+    // a block's work is all latency.
+    template <typename Keys> __device__ __noinline__ Recall recall_of(float key, int begin, int last) const {
         constexpr int kLanes = 4, kRows = kWarpSize / kLanes, kBatch = 4;
         __shared__ __align__(16) float query[kMoveThreads];
         __shared__ unsigned long long best[kMoveThreads / kWarpSize];
         const int warp = warp_index(), warps = blockDim.x / kWarpSize, lane = threadIdx.x % kWarpSize;
         query[threadIdx.x] = rows.has_channel() ? key : 0.0f;
         __syncthreads();
-        unsigned long long least = ~0ull;
+        unsigned long long least = kNoKey;
         float count = 0.0f;
 #pragma unroll 1
-        for (int first = warp * kRows; first < recall_rows; first += kBatch * warps * kRows) {
+        for (int first = begin + warp * kRows; first < last; first += kBatch * warps * kRows) {
             float distance[kBatch] = {}; // less |key|^2
             bool used[kBatch];
             int row[kBatch];
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
                 row[i] = first + i * warps * kRows + lane / kLanes;
-                const int m = rows.s.V + min(row[i], recall_rows - 1);
+                const int m = rows.s.V + min(row[i], last - 1);
                 used[i] = (rows.meta(rows.s.C + m)[0] >= 0) & (*rows.mass(m) > 0.0f);
             }
 #pragma unroll 2
@@ -81,7 +104,7 @@ template <typename Element> struct Memory {
                 Keys keys[kBatch];
 #pragma unroll
                 for (int i = 0; i < kBatch; ++i)
-                    rows.read_keys(rows.s.C + rows.s.V + min(row[i], recall_rows - 1), channel, keys[i]);
+                    rows.read_keys(rows.s.C + rows.s.V + min(row[i], last - 1), channel, keys[i]);
 #pragma unroll
                 for (int e = 0; e < 8; ++e)
 #pragma unroll
@@ -94,9 +117,9 @@ template <typename Element> struct Memory {
             for (int i = 0; i < kBatch; ++i) {
                 distance[i] += __shfl_xor_sync(kFullWarp, distance[i], 1);
                 distance[i] += __shfl_xor_sync(kFullWarp, distance[i], 2);
-                if (row[i] >= recall_rows) continue;
+                if (row[i] >= last) continue;
                 const float rank = used[i] ? distance[i] : kUnused;
-                least = min(least, (unsigned long long)(ordered(rank + 0.0f)) << 32 | unsigned(row[i]));
+                least = min(least, key_of(rank + 0.0f, row[i]));
                 count += used[i] && lane % kLanes == 0 ? 1.0f : 0.0f;
             }
         }
@@ -106,25 +129,7 @@ template <typename Element> struct Memory {
 #pragma unroll 1
         for (int w = 0; w < warps; ++w) least = min(least, best[w]);
         __syncthreads();
-        return Recall{used, int(unsigned(least))};
-    }
-
-    // Row m after tokens with the weights' sum `added` and the weighted sums of this thread's channel: n' = h n + sum
-    // a, k' = (h n k + sum a k) / n', v' likewise. All threads.
-    __device__ __forceinline__ void merge(int m, float added, float key_sum, float value_sum, int newest,
-                                          float retention) const {
-        if (!(added > 0.0f)) return; // what is not touched stays bit for bit
-        const int row = rows.s.C + m;
-        const bool was_occupied = occupied(m);
-        const float kept = was_occupied ? *rows.mass(m) * retention : 0.0f;
-        const float total = fmaxf(kept + added, kTiny);
-        const Token old = rows.read(row);
-        __syncthreads();
-        rows.write(row, (old.key * kept + key_sum) / total, (old.value * kept + value_sum) / total);
-        if (threadIdx.x != 0) return;
-        *rows.mass(m) = kept + added;
-        rows.meta(row)[0] = max(newest, old.position);
-        rows.meta(row)[1] = anchor_of(rows.g, rows.s, m);
+        return Recall{least, used};
     }
 };
 

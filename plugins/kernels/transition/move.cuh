@@ -21,20 +21,6 @@ struct Statistics {
     }
 };
 
-template <typename Element>
-__device__ __forceinline__ Token new_token(const void *key, const void *value, const int32_t *token_meta,
-                                           const Shape &s, int bh, int t) {
-    Token token;
-    if (int(threadIdx.x) < s.D) {
-        const size_t i = (size_t(bh) * s.T + t) * s.D + threadIdx.x;
-        token.key = sanitize(to_float(static_cast<const Element *>(key)[i]));
-        token.value = sanitize(to_float(static_cast<const Element *>(value)[i]));
-    }
-    const int2 meta = load_meta(token_meta, size_t(bh / s.Hkv) * s.T + t);
-    token.position = meta.x, token.cell = meta.y;
-    return token;
-}
-
 // New token t through all tiers; what left the last one. `victims(tier)` is a row number, anything for padding: a row
 // that is not of the tier is ignored, and the token dropped. `statistics` as in Statistics. kWanted: what leaves the
 // last tier is used; else it is not read. All threads of the block.
@@ -76,13 +62,13 @@ __device__ __forceinline__ void absorb_residual(const HeadRows<Element> &rows, c
                                                 float retention) {
     if (!token.present()) return;
     const int D = rows.s.D;
-    rows.shared.nibbles[threadIdx.x] = token.key * absorption;
+    rows.shared.scaled_key[threadIdx.x] = token.key * absorption;
     __syncthreads();
     if (int(threadIdx.x) < D) {
         float *state = (token.visual() ? rows.state.visual_state : rows.state.recall_state) + size_t(rows.bh) * D * D +
                        threadIdx.x;
         for (int i = 0; i < D; ++i)
-            state[size_t(i) * D] = state[size_t(i) * D] * retention + rows.shared.nibbles[i] * token.value;
+            state[size_t(i) * D] = state[size_t(i) * D] * retention + rows.shared.scaled_key[i] * token.value;
     }
     __syncthreads();
 }

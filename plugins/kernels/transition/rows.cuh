@@ -1,7 +1,7 @@
 // The rows of one KV head as a block reads and writes them: thread d has channel d. Quantisation as cache/rows.py.
 #pragma once
 
-#include "common/device.cuh"
+#include "common/token.cuh"
 
 namespace retentive {
 
@@ -10,16 +10,8 @@ constexpr int kMoveThreads = RETENTIVE_MAX_HEAD_DIM;
 // Shared memory of a block that moves rows.
 struct MoveShared {
     float reduction[kMoveThreads / kWarpSize];
-    float nibbles[kMoveThreads];
-};
-
-// A token on its way: this thread's channel of key and value, and what all threads know.
-struct Token {
-    float key = 0.0f, value = 0.0f;
-    int position = -1, cell = -1;
-
-    __device__ __forceinline__ bool present() const { return position >= 0; }
-    __device__ __forceinline__ bool visual() const { return position >= 0 && cell >= 0; }
+    unsigned nibbles[kMoveThreads / 2]; // of the upper half of the channels, key and value
+    float scaled_key[kMoveThreads];
 };
 
 template <typename Element> struct HeadRows {
@@ -27,14 +19,16 @@ template <typename Element> struct HeadRows {
     const RetentiveState &state;
     const Shape &s;
     const float *key_scale; // [D] or nullptr
+    float own_key_scale;    // of this thread's channel
     int bh;
     MoveShared &shared;
 
     __device__ __forceinline__ HeadRows(const RetentiveGeometry &geometry, const RetentiveState &layer,
                                         const Shape &shape, const float *scales, int head, MoveShared &scratch)
         : g(geometry), state(layer), s(shape),
-          key_scale(scales == nullptr ? nullptr : scales + size_t(head % shape.Hkv) * shape.D), bh(head),
-          shared(scratch) {}
+          key_scale(scales == nullptr ? nullptr : scales + size_t(head % shape.Hkv) * shape.D),
+          own_key_scale(scales != nullptr && has_channel() ? key_scale[threadIdx.x] : 0.0f), bh(head), shared(scratch) {
+    }
 
     __device__ __forceinline__ bool has_channel() const { return int(threadIdx.x) < s.D; }
     __device__ __forceinline__ int32_t *meta(int row) const { return state.row_meta + 2 * (size_t(bh) * s.R + row); }
@@ -128,11 +122,33 @@ template <typename Element> struct HeadRows {
 
   private:
     __device__ __noinline__ void write_coarse(size_t at, float key, float value) const {
-        const float largest = block_max(has_channel() ? fabsf(value) : 0.0f, shared.reduction);
-        const float scale = __fdiv_rn(largest, level());
+        const int warp = warp_index(), lane = threadIdx.x % kWarpSize;
+        const float largest = warp_max(has_channel() ? fabsf(value) : 0.0f);
+        if (lane == 0) shared.reduction[warp] = largest;
+        __syncthreads();
+        const float scale =
+            __fdiv_rn(warp_max(lane < kMoveThreads / kWarpSize ? shared.reduction[lane] : 0.0f), level());
         if (threadIdx.x == 0) state.value_scale[at] = scale;
-        write_codes(state.key_codes, at, has_channel() ? quantise(key, key_scale[threadIdx.x]) : 0.0f);
-        write_codes(state.value_codes, at, has_channel() ? quantise(value, scale) : 0.0f);
+        const int d = threadIdx.x;
+        const float key_code = has_channel() ? quantise(key, own_key_scale) : 0.0f,
+                    value_code = has_channel() ? quantise(value, scale) : 0.0f;
+        if (g.coarse_dtype == RETENTIVE_INT8) {
+            __syncthreads(); // the scratch is free again
+            if (!has_channel()) return;
+            static_cast<int8_t *>(state.key_codes)[at * s.D + d] = int8_t(key_code);
+            static_cast<int8_t *>(state.value_codes)[at * s.D + d] = int8_t(value_code);
+            return;
+        }
+        // the upper half of the channels hands its codes to the lower one
+        const int half = s.D / 2;
+        const unsigned both = unsigned(int(key_code) + 8) | unsigned(int(value_code) + 8) << 4;
+        if (d >= half && d < s.D) shared.nibbles[d - half] = both;
+        __syncthreads();
+        if (d >= half) return;
+        const unsigned upper = shared.nibbles[d];
+        static_cast<unsigned char *>(state.key_codes)[at * half + d] = (unsigned char)((both & 15) | (upper & 15) << 4);
+        static_cast<unsigned char *>(state.value_codes)[at * half + d] =
+            (unsigned char)((both >> 4) | (upper >> 4) << 4);
     }
 
     __device__ __forceinline__ float level() const { return g.coarse_dtype == RETENTIVE_INT4 ? 7.0f : 127.0f; }
@@ -146,20 +162,6 @@ template <typename Element> struct HeadRows {
         const int half = s.D / 2;
         const unsigned char *packed = static_cast<const unsigned char *>(codes) + at * half;
         return float(d < half ? packed[d] & 15 : packed[d - half] >> 4) - 8.0f;
-    }
-
-    __device__ __forceinline__ void write_codes(void *codes, size_t at, float code) const {
-        const int d = threadIdx.x, half = s.D / 2;
-        if (g.coarse_dtype == RETENTIVE_INT8) {
-            if (has_channel()) static_cast<int8_t *>(codes)[at * s.D + d] = int8_t(code);
-            return;
-        }
-        shared.nibbles[d] = code + 8.0f;
-        __syncthreads();
-        if (d < half)
-            static_cast<unsigned char *>(codes)[at * half + d] =
-                (unsigned char)(int(shared.nibbles[d]) | int(shared.nibbles[d + half]) << 4);
-        __syncthreads();
     }
 };
 

@@ -38,13 +38,19 @@ StateCopies copies_of(const Shape &s, const RetentiveGeometry &g, const Retentiv
     return copies;
 }
 
+template <typename Element> int32_t absorb_one(const RetentiveTransitionParams &params, const Shape &s, void *stream) {
+    return launch("transition_absorb", transition_absorb<Element>, dim3(unsigned(recall_blocks(s)), unsigned(s.BH)),
+                  kMoveThreads, 0, stream, params, s);
+}
+
 template <typename Element> int32_t move(const RetentiveTransitionParams &params, const Shape &s, void *stream) {
     const unsigned heads = unsigned(s.BH), steps = unsigned(s.T);
     const int32_t readout = params.geometry.readout;
     if (const int32_t status =
             launch("transition_move", transition_move<Element>, dim3(steps, heads), kMoveThreads, 0, stream, params, s))
         return status;
-    if (s.T == 1 || readout == RETENTIVE_READOUT_NONE) return RETENTIVE_OK;
+    if (readout == RETENTIVE_READOUT_NONE) return RETENTIVE_OK;
+    if (s.T == 1) return launch_absorb(params, stream);
     if (readout == RETENTIVE_READOUT_RESIDUAL) {
         if (const int32_t status = launch("transition_weights", transition_weights, dim3(steps, heads), kMoveThreads, 0,
                                           stream, params, s))
@@ -60,6 +66,16 @@ template <typename Element> int32_t move(const RetentiveTransitionParams &params
 }
 
 } // namespace
+
+int32_t launch_absorb(const RetentiveTransitionParams &params, void *stream) {
+    const Shape s(params.geometry, params.steps);
+    if (recall_blocks(s) == 0) return RETENTIVE_OK;
+    switch (params.geometry.dtype) {
+    case RETENTIVE_FLOAT32: return absorb_one<float>(params, s, stream);
+    case RETENTIVE_FLOAT16: return absorb_one<__half>(params, s, stream);
+    default: return absorb_one<__nv_bfloat16>(params, s, stream);
+    }
+}
 
 int32_t launch_transition(const RetentiveTransitionParams &params, void *stream) {
     const Shape s(params.geometry, params.steps);
