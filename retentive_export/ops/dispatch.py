@@ -128,8 +128,14 @@ class NativeOperators:
     ) -> Tensor:
         """`step_` of one token: the output on the current stream, all else on `side` behind it.
 
-        workspace: `step_workspace` bytes, uint8; until `side` is done it and the state must be left alone.
+        workspace: `step_workspace` bytes, uint8; until `side` is done it and the state must be left alone. key_scale is
+        read on `side` too, so it must be dense and aligned: a copy would be gone by then.
         """
+        if key_scale is not None and (key_scale.data_ptr() % ALIGNMENT or not key_scale.is_contiguous()):
+            raise InputError(
+                f"key_scale has strides {key_scale.stride()} at {key_scale.data_ptr():#x}: a step in two parts needs "
+                f"it contiguous and aligned to {ALIGNMENT} bytes"
+            )
         scale = () if key_scale is None else (key_scale,)
         tensors = (query, key, value, token_meta, *scale, *state)
         params, (output,), _held = self._fill("step", tensors, config, workspace)

@@ -248,6 +248,28 @@ def test_enable_cuda(plugin_build: Path, tmp_path: Path) -> None:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"retentivekv::{name}", "CUDA")
 
 
+@pytest.mark.parametrize("part", ["step_attend", "step_settle"])
+def test_a_step_in_two_parts_takes_one_token(plugin_build: Path, part: str) -> None:
+    """Refused before anything is launched, so that no GPU is needed."""
+    library = native.load(plugin_build / "libretentive_plugins.so")
+    call = getattr(library, part)
+    with pytest.raises(InputError, match="steps is 2: a step in two parts takes 1"):
+        call(native.step_params(CASES["exact"], GATE, SCALE, 2, {}))
+    with pytest.raises(InputError, match="query"):
+        call(native.step_params(CASES["exact"], GATE, SCALE, 1, {}))
+
+
+def test_a_step_in_two_parts_makes_no_copy_of_the_key_scale(operators: NativeOperators) -> None:
+    geometry = CASES["int8"]
+    state, tokens = state_and_tokens(geometry, 1)
+    scale = key_scale(geometry)
+    assert scale is not None
+    apart = torch.stack([scale, scale], dim=-1)[..., 0]
+    workspace, config = torch.empty(16, dtype=torch.uint8), encode_config(geometry, GATE, SCALE)
+    with pytest.raises(InputError, match=r"key_scale has strides .* contiguous and aligned to 16 bytes"):
+        operators.step_aside(*tokens, list(state.values()), apart, config, workspace=workspace, side=None)  # type: ignore[arg-type]
+
+
 def test_a_session_over_compiled_operators(
     operators: NativeOperators, vision_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ EXPORTS = {
     "getCreators",
     "setLoggerFinder",
     *(f"retentive_{op}{suffix}" for op in ("attention", "gate", "transition", "step") for suffix in ("", "_workspace")),
+    "retentive_step_attend",
+    "retentive_step_settle",
     "retentive_message",
 }
 INT32, FLOAT32, CHAR = 5, 1, 6
