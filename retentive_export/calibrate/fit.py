@@ -18,7 +18,7 @@ from retentive_export.cache.loop import CacheLoop
 from retentive_export.export.constants import fit_constants
 from retentive_export.export.decoder import DecoderGraph
 from retentive_export.export.latents import fit_bases
-from retentive_export.export.reference import KeyRecorder, ReferenceRun, Run, chunks
+from retentive_export.export.reference import Pass, ReferenceRun, Run, chunks
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.plan import CachePlan
@@ -149,7 +149,7 @@ def full_logits(graph: DecoderGraph, run: Run) -> Tensor:
     """Logits [n, vocab] float32 of the model with its full cache at the scored tokens."""
     stream, visual, deep = run
     whole = slice(0, len(stream.input_ids))
-    return ReferenceRun(graph, KeyRecorder(), visual, deep).step(stream, whole, last_only=False)[0, _scored(run)]
+    return ReferenceRun(graph, Pass(), visual, deep).step(stream, whole, last_only=False)[0, _scored(run)]
 
 
 def _scored(run: Run) -> Tensor:

@@ -14,9 +14,10 @@ from retentive_export.cache.rows import LEVELS
 from retentive_export.eval.bounded import Constants
 from retentive_export.eval.streams import Batch
 from retentive_export.export.decoder import DecoderGraph, DecoderInputs
+from retentive_export.export.key_scales import calibrate_key_scales
 from retentive_export.export.latents import fit_spectrum, sinks_in_front
 from retentive_export.export.prompts import calibration_samples
-from retentive_export.export.reference import Run, calibrate_key_scales, sample_run
+from retentive_export.export.reference import Run, sample_run
 from retentive_export.models import open_model
 from retentive_export.models.decoder import DecoderModule
 from retentive_export.spec.gate import GateConfig

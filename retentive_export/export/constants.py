@@ -15,8 +15,9 @@ from retentive_export.cache.rows import LEVELS
 from retentive_export.cache.step import TORCH_DTYPES
 from retentive_export.errors import RecipeError
 from retentive_export.export.decoder import DecoderGraph
+from retentive_export.export.key_scales import calibrate_key_scales
 from retentive_export.export.latents import fit_bases
-from retentive_export.export.reference import Run, calibrate_key_scales
+from retentive_export.export.reference import Run
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import file_entry

@@ -7,7 +7,7 @@ error dv the layer's output by W dv. To first order the output's squared error i
     var * dk' E[q q'] dk  +  dv' (sum W' W) dv,      var = E |W (v - E v)|^2
 
 so the components are taken of M^(1/2) x with the block-diagonal M of these two forms over all heads. Keys are those
-after RoPE: every sample is seen at several positions, so that the basis holds where a dialogue may stand.
+after RoPE, at several positions (`along.py`), so that the basis holds where a dialogue may stand.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from retentive_export.cache.latent import LatentBasis
+from retentive_export.export.along import observe_along
 from retentive_export.export.decoder import DecoderGraph
-from retentive_export.export.reference import Run, causal_attention, record, seen_along
+from retentive_export.export.reference import Run
 from retentive_export.models.base import ModelAdapter
 from retentive_export.spec.geometry import CacheGeometry
 
@@ -57,7 +58,7 @@ class LayerMoments:
 
 @dataclass
 class _Recorder:
-    """An `AttentionLoop` that keeps no cache: causal attention within the pass; fills `moments`, then `spread`.
+    """An `Observer`: fills `moments`, then `spread`.
 
     skipped: first tokens of every pass that do not count.
     """
@@ -67,8 +68,8 @@ class _Recorder:
     bases: Sequence[LatentBasis] | None = None
     spread: dict[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict)
 
-    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See `AttentionLoop.attend`."""
+    def see(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+        """See `Observer`."""
         q, k, v = (x[:, :, self.skipped :] for x in (query, key, value))
         if self.bases is None:
             self.moments.setdefault(layer_index, LayerMoments()).add(q, k, v, scale)
@@ -81,7 +82,6 @@ class _Recorder:
                 squares + latents.square().sum(dim=0),
                 count + len(latents),
             )
-        return causal_attention(query, key, value, scale)
 
 
 def token_rows(key: Tensor, value: Tensor) -> Tensor:
@@ -123,18 +123,18 @@ def fit_spectrum(
     should be scaled.
 
     Args:
-        runs: token streams with the features of their pictures. context: tokens of a session; see `seen_along`.
+        runs: token streams with the features of their pictures. context: tokens of a session; see `observe_along`.
         plain: the principal components of keys and values as they are, for comparison.
     """
-    moved, geometry = seen_along(runs, context), graph.geometry
+    geometry = graph.geometry
     skipped = sinks_in_front(geometry)
-    recorder = record(graph, moved, _Recorder(skipped))
+    recorder = observe_along(graph, runs, context, _Recorder(skipped))
     components = []
     for layer in range(graph.layers):
         moments = recorder.moments[layer]
         root = None if plain else _metric(adapter, layer, moments, geometry)
         components.append(_components(moments, root, geometry))
-    spread = record(graph, moved, _Recorder(skipped, bases=components)).spread
+    spread = observe_along(graph, runs, context, _Recorder(skipped, bases=components)).spread
     reach = [
         (largest, (squares / count).sqrt()) for largest, squares, count in (spread[i] for i in range(graph.layers))
     ]

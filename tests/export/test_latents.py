@@ -15,7 +15,7 @@ from retentive_export.errors import RecipeError
 from retentive_export.export import latents
 from retentive_export.export.constants import fit_constants, read_constants, write_constants
 from retentive_export.export.latents import LayerMoments, _components, _metric, fit_spectrum, token_rows
-from retentive_export.export.reference import KeyRecorder, ReferenceRun, calibrate_key_scales, record, shifted
+from retentive_export.export.reference import Pass, ReferenceRun
 from retentive_export.job import Job
 from retentive_export.ops.params import gate_struct, geometry_struct
 from retentive_export.planner import plan_recipe
@@ -36,7 +36,7 @@ def recorded(job: Job, layer: int) -> tuple[torch.Tensor, torch.Tensor, LayerMom
     """Keys and values [B, Hkv, T, D] of a layer over a sample, and their moments."""
     seen: dict[int, tuple[torch.Tensor, ...]] = {}
 
-    class Loop(KeyRecorder):
+    class Loop(Pass):
         def attend(
             self, layer_index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
         ) -> torch.Tensor:
@@ -95,14 +95,6 @@ def test_data_of_the_basis_rank_is_reproduced(text_model: Path) -> None:
     torch.testing.assert_close(torch.cat(back, dim=-1), torch.cat([key, value], dim=-1), rtol=1e-3, atol=1e-3)
 
 
-def test_a_fit_sees_samples_at_later_positions(text_model: Path) -> None:
-    job = job_of(text_model)
-    run = job.run(job.samples[0])
-    moved = shifted(run, 100)
-    assert (moved[0].position_ids == run[0].position_ids + 100).all()
-    assert (moved[0].token_meta == run[0].token_meta).all()
-
-
 def test_fewer_bits_for_the_smaller_components_lose_less_than_the_same_for_all(text_model: Path) -> None:
     """At equal bytes, in the attention's metric: 8, 4 and 2 bits beat 4 bits for the larger half of the components; and
     codes of two bits, which have no zero, carry no bias."""
@@ -145,22 +137,6 @@ def test_sinks_that_stay_in_front_scale_no_latent(text_model: Path, monkeypatch:
         left_out[front] = 4 * len(run[0].input_ids) - seen[-1].count  # at four positions
     assert left_out == {0: 0, 10: 4 * graph.geometry.sinks}
     assert graph.geometry.sinks > 0
-
-
-def test_key_scales_hold_where_a_dialogue_may_stand(text_model: Path) -> None:
-    """RoPE turns keys as a run goes on: scales cover samples seen late in the context, not only from position 0."""
-    job = job_of(text_model)
-    graph, run = job.bare_graph(), job.run(job.samples[0])
-    early, late = (calibrate_key_scales(graph, [run], 127, context) for context in (1, 256))
-    beyond = record(graph, [shifted(run, 128)], KeyRecorder()).largest
-    over = [max(float((beyond[i] / (127 * s)).max()) for i, s in enumerate(scales)) for scales in (early, late)]
-    assert over[1] <= 1 / 1.1 + 1e-6
-    assert over[0] > 1
-    for four, eight in zip(calibrate_key_scales(graph, [run], 7, 256), late, strict=True):
-        ranges = 7 * four / (127 * eight / 1.1)
-        assert (
-            (ranges > 0.29) & (ranges < 1.001)
-        ).all()  # the largest keys may be cut off, and never half of the range
 
 
 def test_constants_survive_their_file_and_nothing_else_is_taken(text_model: Path, tmp_path: Path) -> None:
