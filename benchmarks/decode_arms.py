@@ -117,7 +117,8 @@ class Bounded(CacheLoop):
     ) -> None:
         scale = key_scale(geometry, device)
         scales = None if scale is None else [scale] * layers
-        super().__init__(geometry, gate, layers, key_scales=scales, step=aside or step_in_place, device=device)
+        step = step_in_place if aside is None else aside.step
+        super().__init__(geometry, gate, layers, key_scales=scales, step=step, device=device)
         self._aside = aside
         self.reset()
         generator = torch.Generator(device).manual_seed(0)

@@ -59,7 +59,7 @@ class DecodeLoop:
             *(plan.geometry, plan.gate, plan.layers),
             key_scales=scales,
             bases=there,
-            step=step_in_place if aside is None else aside,
+            step=step_in_place if aside is None else aside.step,
             device=device,
         )
         self._aside = aside

@@ -18,7 +18,7 @@ from torch import Tensor
 from retentive_export.export.decoder import DecoderGraph
 from retentive_export.export.reference import ReferenceRun, Run, causal_attention
 
-__all__ = ["SHIFTS", "Observer", "observe_along", "shifted", "turns_along"]
+__all__ = ["SHIFTS", "Along", "Observer", "shifted", "turns_along"]
 
 SHIFTS = (0.0, 0.25, 0.5, 0.75)
 """Positions at which a sample is seen, over the recipe's context: slow pairs of RoPE's channels turn far only late."""
@@ -71,12 +71,19 @@ def shifted(run: Run, positions: int) -> Run:
     return replace(stream, position_ids=stream.position_ids + positions), *features  # type: ignore[return-value]
 
 
-def observe_along(graph: DecoderGraph, runs: Sequence[Run], context: int, observer: Seeing) -> Seeing:
-    """The observer after all runs, seen at all of `SHIFTS`, parts of a session's `context` tokens."""
-    turns = turns_along(graph, runs, context)
-    if turns is not None:
-        return _observe(graph, runs, observer, turns)
-    return _observe(graph, [shifted(run, round(part * context)) for run in runs for part in SHIFTS], observer, [None])
+class Along:
+    """Samples as they are at all of `SHIFTS`, parts of a session's `context` tokens; the turns are measured once."""
+
+    def __init__(self, graph: DecoderGraph, runs: Sequence[Run], context: int) -> None:
+        turns = turns_along(graph, runs, context)
+        self._graph = graph
+        self._turns: Sequence[Tensor | None] = [None] if turns is None else turns
+        moved = (shifted(run, round(part * context)) for run in runs for part in SHIFTS)
+        self._runs = runs if turns is not None else list(moved)
+
+    def observe(self, observer: Seeing) -> Seeing:
+        """The observer after all samples."""
+        return _observe(self._graph, self._runs, observer, self._turns)
 
 
 def turns_along(graph: DecoderGraph, runs: Sequence[Run], context: int) -> list[Tensor] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from retentive_export.cache.rows import LEVELS
-from retentive_export.export.along import observe_along
+from retentive_export.export.along import Along
 from retentive_export.export.decoder import DecoderGraph
 from retentive_export.export.reference import Run
 
@@ -58,11 +58,12 @@ def calibrate_key_scales(graph: DecoderGraph, runs: Sequence[Run], levels: int, 
     8 bits: the largest |key| seen, with headroom, is the largest code. Fewer: the range of least squared error per
     channel, which cuts the largest keys off: codes in between would be too far apart.
     """
-    largest = observe_along(graph, runs, context, LargestKeys()).largest
+    along = Along(graph, runs, context)
+    largest = along.observe(LargestKeys()).largest
     if levels == LEVELS["int8"]:
         ranges = {layer: HEADROOM * peak for layer, peak in largest.items()}
     else:
-        errors = observe_along(graph, runs, context, _Clips(largest, levels)).errors
+        errors = along.observe(_Clips(largest, levels)).errors
         clips = torch.tensor(CLIPS)
         ranges = {layer: clips[errors[layer].argmin(dim=0)] * peak for layer, peak in largest.items()}
     return [(ranges[layer] / levels).clamp(min=SMALLEST).contiguous() for layer in range(graph.layers)]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from retentive_export.cache.latent import LatentBasis
-from retentive_export.export.along import observe_along
+from retentive_export.export.along import Along
 from retentive_export.export.decoder import DecoderGraph
 from retentive_export.export.reference import Run
 from retentive_export.models.base import ModelAdapter
@@ -123,18 +123,19 @@ def fit_spectrum(
     should be scaled.
 
     Args:
-        runs: token streams with the features of their pictures. context: tokens of a session; see `observe_along`.
+        runs: token streams with the features of their pictures. context: tokens of a session; see `Along`.
         plain: the principal components of keys and values as they are, for comparison.
     """
     geometry = graph.geometry
     skipped = sinks_in_front(geometry)
-    recorder = observe_along(graph, runs, context, _Recorder(skipped))
+    along = Along(graph, runs, context)
+    recorder = along.observe(_Recorder(skipped))
     components = []
     for layer in range(graph.layers):
         moments = recorder.moments[layer]
         root = None if plain else _metric(adapter, layer, moments, geometry)
         components.append(_components(moments, root, geometry))
-    spread = observe_along(graph, runs, context, _Recorder(skipped, bases=components)).spread
+    spread = along.observe(_Recorder(skipped, bases=components)).spread
     reach = [
         (largest, (squares / count).sqrt()) for largest, squares, count in (spread[i] for i in range(graph.layers))
     ]

@@ -7,20 +7,15 @@ layer's next step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from retentive_export.cache.gate import RowStatistics
-from retentive_export.cache.latent import LatentBasis
-from retentive_export.ops.contract import encode_config
 from retentive_export.ops.dispatch import NativeOperators
 from retentive_export.ops.torch_ops import step_in_place
-from retentive_export.spec.gate import GateConfig
-from retentive_export.spec.geometry import CacheGeometry
 
 __all__ = ["AsideStep"]
 
@@ -38,13 +33,13 @@ class _Turn:
 
 
 class AsideStep:
-    """A `step` for `CacheLoop`, with `ops.torch_ops.step_in_place`'s results to the last bit.
+    """A decode step in two parts, for a `CacheLoop`: `step` is `step_in_place`, to the same bits.
 
     Args:
         operators: of `ops.dispatch.enable_cuda`. device: of the state.
 
     After each pass through the model call `join`, within the CUDA graph if there is one: until then the state is not
-    the pass's. Steps of several tokens, and latent rows, are `step_in_place` itself.
+    the pass's. Steps of several tokens are made in one part.
     """
 
     def __init__(self, operators: NativeOperators, device: torch.device) -> None:
@@ -53,37 +48,27 @@ class AsideStep:
         self._side = torch.cuda.Stream(device)
         self._turns: dict[str, list[_Turn]] = {}
         self._next = 0
+        self.step: Callable[..., tuple[Tensor, dict[str, Tensor]]] = partial(step_in_place, operator=self._step)
 
-    def __call__(
+    def _step(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         token_meta: Tensor,
-        state: dict[str, Tensor],
-        key_scale: Tensor | None = None,
-        *,
-        geometry: CacheGeometry,
-        gate: GateConfig,
-        scale: float,
-        score: Callable[[RowStatistics], Tensor] | None = None,
-        basis: LatentBasis | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `step_in_place`."""
-        if query.shape[2] != 1 or score is not None or basis is not None:
+        state: Sequence[Tensor],
+        key_scale: Tensor | None,
+        config: str,
+    ) -> Tensor:
+        """`torch_ops.step_`."""
+        tensors = (query, key, value, token_meta, state, key_scale, config)
+        if query.shape[2] != 1:
             self.join()
-            rest: dict[str, Any] = {"score": score, "basis": basis}
-            return step_in_place(
-                query, key, value, token_meta, state, key_scale, geometry=geometry, gate=gate, scale=scale, **rest
-            )
-        config = encode_config(geometry, gate, scale)
+            return torch.ops.retentivekv.step_(*tensors)  # type: ignore[no-any-return]
         turn = self._turn(config)
-        tensors = [state[spec.name] for spec in geometry.state()]
-        output = self._operators.step_aside(
-            *(query, key, value, token_meta, tensors, key_scale, config), workspace=turn.workspace, side=self._side
-        )
+        output = self._operators.step_aside(*tensors, workspace=turn.workspace, side=self._side)
         turn.settled = self._side.record_event()
-        return output, state
+        return output
 
     def join(self) -> None:
         """The current stream waits for everything that runs aside."""

@@ -204,18 +204,20 @@ def step_in_place(
     scale: float,
     score: Callable[[RowStatistics], Tensor] | None = None,
     basis: LatentBasis | None = None,
+    operator: Callable[..., Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`cache.step.layer_step` that overwrites the tensors of `state` and returns the same dict: addresses stay."""
+    """`cache.step.layer_step` that overwrites the tensors of `state` and returns the same dict: addresses stay.
+
+    operator: what is called in place of `step_`, with its arguments.
+    """
     _refuse(score)
     tensors = [state[spec.name] for spec in geometry.state()]
     if basis is not None:
         return _step_with_basis(
             query, key, value, token_meta, state, key_scale, geometry=geometry, gate=gate, scale=scale, basis=basis
         )
-    output = torch.ops.retentivekv.step_(
-        query, key, value, token_meta, tensors, key_scale, _encode(geometry, gate, scale)
-    )
-    return output, state
+    call = torch.ops.retentivekv.step_ if operator is None else operator
+    return call(query, key, value, token_meta, tensors, key_scale, _encode(geometry, gate, scale)), state
 
 
 def _refuse(score: object) -> None:

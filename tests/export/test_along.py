@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retentive_export.export import along
-from retentive_export.export.along import SHIFTS, observe_along, shifted, turns_along
+from retentive_export.export.along import SHIFTS, Along, shifted, turns_along
 from retentive_export.export.key_scales import LargestKeys, calibrate_key_scales
 from retentive_export.export.latents import fit_spectrum
 from retentive_export.job import Job
@@ -62,7 +62,7 @@ def test_samples_are_run_at_every_position_where_turns_do_not_do(
     monkeypatch.undo()
     monkeypatch.setattr(along, "ENOUGH", 10**6)
     assert turns_along(graph, [run], 256) is None
-    assert observe_along(graph, [run], 256, LargestKeys()).largest.keys() == set(range(graph.layers))
+    assert Along(graph, [run], 256).observe(LargestKeys()).largest.keys() == set(range(graph.layers))
 
 
 def test_a_run_is_shifted_and_its_tokens_are_not(text_model: Path) -> None:

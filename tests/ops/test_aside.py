@@ -72,7 +72,7 @@ def test_workspaces_take_turns(main: Stream) -> None:
     """The first steps wait for nothing, later ones for the part that used their workspace last; `join` for all."""
     operators = Operators()
     step = AsideStep(operators, torch.device("cpu"))  # type: ignore[arg-type]
-    loop, generator = loop_of(step), torch.Generator().manual_seed(0)
+    loop, generator = loop_of(step.step), torch.Generator().manual_seed(0)
     for index in range(2 * TURNS):
         query, key, value, loop.token_meta = random_tokens(GEOMETRY, 1, index, generator)
         loop.attend(0, query, key, value, SCALE)
@@ -93,7 +93,7 @@ def test_several_tokens_go_in_one_part(main: Stream) -> None:
     """The outputs and states of `step_in_place`, chunks among single tokens; a chunk waits for what is aside."""
     operators = Operators()
     step = AsideStep(operators, torch.device("cpu"))  # type: ignore[arg-type]
-    ours, plain = loop_of(step), loop_of(step_in_place)
+    ours, plain = loop_of(step.step), loop_of(step_in_place)
     generator, seen = torch.Generator().manual_seed(0), 0
     for steps in (5, 1, 1, 3, 1):
         query, key, value, meta = random_tokens(GEOMETRY, steps, seen, generator)
