@@ -30,7 +30,7 @@ int32_t decode_output_alone(const RetentiveAttentionParams &params, const Shape 
     const AttentionPlan plan(s, params.geometry);
     AttentionWorkspace at(s, plan);
     at.column_blocks = 0;
-    at.output_blocks = blocks_for(kMultiprocessors / s.BH, ceil_div(s.G * s.D / 4, kFinishThreads / kWarpSize));
+    at.output_blocks = output_blocks_of(s, kMultiprocessors);
     return launch("attention_decode", attention_decode<Element>, dim3(unsigned(at.output_blocks), unsigned(s.BH)),
                   kFinishThreads, 0, stream, params, s, plan, at, true);
 }
@@ -38,47 +38,28 @@ int32_t decode_output_alone(const RetentiveAttentionParams &params, const Shape 
 } // namespace
 
 int32_t launch_partial(const RetentiveAttentionParams &params, bool statistics, void *stream) {
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return launch_partial_of<float>(params, statistics, stream);
-    case RETENTIVE_FLOAT16: return launch_partial_of<__half>(params, statistics, stream);
-    default: return launch_partial_of<__nv_bfloat16>(params, statistics, stream);
-    }
+    return with_element(params.geometry,
+                        [&](auto x) { return launch_partial_of<decltype(x)>(params, statistics, stream); });
 }
 
 int32_t launch_statistics(const RetentiveAttentionParams &params, void *stream) {
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return launch_statistics_of<float>(params, stream);
-    case RETENTIVE_FLOAT16: return launch_statistics_of<__half>(params, stream);
-    default: return launch_statistics_of<__nv_bfloat16>(params, stream);
-    }
+    return with_element(params.geometry, [&](auto x) { return launch_statistics_of<decltype(x)>(params, stream); });
 }
 
 int32_t launch_combine(const RetentiveAttentionParams &params, bool keep, void *stream) {
     const Shape s(params.geometry, params.steps);
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return combine<float>(params, s, keep, stream);
-    case RETENTIVE_FLOAT16: return combine<__half>(params, s, keep, stream);
-    default: return combine<__nv_bfloat16>(params, s, keep, stream);
-    }
+    return with_element(params.geometry, [&](auto x) { return combine<decltype(x)>(params, s, keep, stream); });
 }
 
 int32_t launch_decode(const RetentiveAttentionParams &params, bool output, void *stream) {
     const Shape s(params.geometry, params.steps);
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return decode<float>(params, s, output, stream);
-    case RETENTIVE_FLOAT16: return decode<__half>(params, s, output, stream);
-    default: return decode<__nv_bfloat16>(params, s, output, stream);
-    }
+    return with_element(params.geometry, [&](auto x) { return decode<decltype(x)>(params, s, output, stream); });
 }
 
 int32_t launch_output(const RetentiveAttentionParams &params, void *stream) {
     if (params.geometry.readout == RETENTIVE_READOUT_RESIDUAL) return launch_combine(params, true, stream);
     const Shape s(params.geometry, params.steps);
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return decode_output_alone<float>(params, s, stream);
-    case RETENTIVE_FLOAT16: return decode_output_alone<__half>(params, s, stream);
-    default: return decode_output_alone<__nv_bfloat16>(params, s, stream);
-    }
+    return with_element(params.geometry, [&](auto x) { return decode_output_alone<decltype(x)>(params, s, stream); });
 }
 
 int32_t launch_attention(const RetentiveAttentionParams &params, void *stream) {

@@ -99,17 +99,6 @@ __device__ __forceinline__ int block_max(int x, float *scratch) {
     return x;
 }
 
-__device__ __forceinline__ float block_max(float x, float *scratch) {
-    const int warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
-    x = warp_max(x);
-    if (threadIdx.x % kWarpSize == 0) scratch[warp] = x;
-    __syncthreads();
-#pragma unroll 1
-    for (int i = 0; i < warps; ++i) x = fmaxf(x, scratch[i]);
-    __syncthreads();
-    return x;
-}
-
 __device__ __forceinline__ int2 load_meta(const int32_t *meta, size_t at) {
     return reinterpret_cast<const int2 *>(meta)[at];
 }

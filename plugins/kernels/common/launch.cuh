@@ -1,6 +1,8 @@
 // Launching: dependent launch where the GPU has it, errors as status codes.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include "retentive/validate.h"
@@ -11,6 +13,15 @@ inline int32_t cuda_status(cudaError_t error, const char *what) {
     if (error == cudaSuccess) return RETENTIVE_OK;
     (void)cudaGetLastError(); // not sticky: the next call must not report it again
     return fail(RETENTIVE_CUDA, "%s: %s", what, cudaGetErrorString(error));
+}
+
+// `run` is called with a number of the type that rows have.
+template <typename Run> int32_t with_element(const RetentiveGeometry &geometry, Run run) {
+    switch (geometry.dtype) {
+    case RETENTIVE_FLOAT32: return run(float{});
+    case RETENTIVE_FLOAT16: return run(__half{});
+    default: return run(__nv_bfloat16{});
+    }
 }
 
 inline bool has_dependent_launch() {

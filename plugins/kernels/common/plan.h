@@ -164,6 +164,11 @@ struct alignas(16) BlockMinimum {
     unsigned long long key[kTiers];
 };
 
+// Blocks of a head that add up its outputs with T = 1, four channels a warp; `all`: of all heads.
+RETENTIVE_HD inline int output_blocks_of(const Shape &s, int all) {
+    return blocks_for(all / s.BH, ceil_div(s.G * s.D / 4, kFinishThreads / kWarpSize));
+}
+
 // Byte offsets into the workspace of the attention; the decode step also uses tickets and minima.
 struct AttentionWorkspace {
     size_t stats, rows, partial, logits, norms, tickets, minima, token_rows, token_meta, total;
@@ -185,7 +190,7 @@ struct AttentionWorkspace {
         column_blocks = s.C <= kFewColumns * kFinishThreads
                             ? 1
                             : blocks_for(kColumnBlocks / s.BH, ceil_div(s.columns, kFinishThreads));
-        output_blocks = blocks_for(kOutputBlocks / s.BH, ceil_div(s.G * s.D / 4, kFinishThreads / kWarpSize));
+        output_blocks = output_blocks_of(s, kOutputBlocks);
         minima = at, at = align_up(at + size_t(s.BH) * column_blocks * sizeof(BlockMinimum));
         const size_t tokens = s.T == 1 ? size_t(s.BH) : 0; // the new one, for a step that is settled aside
         token_rows = at, at = align_up(at + tokens * 2 * s.D * sizeof(float)); // [B, Hkv, 2, D]

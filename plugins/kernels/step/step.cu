@@ -54,10 +54,8 @@ RetentiveTransitionParams transition_of(const RetentiveStepParams &params, const
 // What follows the output: statistics, victims, transition.
 int32_t settle(const RetentiveStepParams &params, const Shape &s, Part part, void *stream) {
     const AttentionPlan plan(s, params.geometry);
-    const int32_t status = params.geometry.dtype == RETENTIVE_FLOAT32 ? finish<float>(params, s, plan, part, stream)
-                           : params.geometry.dtype == RETENTIVE_FLOAT16
-                               ? finish<__half>(params, s, plan, part, stream)
-                               : finish<__nv_bfloat16>(params, s, plan, part, stream);
+    const int32_t status =
+        with_element(params.geometry, [&](auto x) { return finish<decltype(x)>(params, s, plan, part, stream); });
     return status ? status : launch_absorb(transition_of(params, StepWorkspace(s, plan)), stream);
 }
 

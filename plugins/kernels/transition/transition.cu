@@ -70,11 +70,7 @@ template <typename Element> int32_t move(const RetentiveTransitionParams &params
 int32_t launch_absorb(const RetentiveTransitionParams &params, void *stream) {
     const Shape s(params.geometry, params.steps);
     if (recall_blocks(s) == 0) return RETENTIVE_OK;
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return absorb_one<float>(params, s, stream);
-    case RETENTIVE_FLOAT16: return absorb_one<__half>(params, s, stream);
-    default: return absorb_one<__nv_bfloat16>(params, s, stream);
-    }
+    return with_element(params.geometry, [&](auto x) { return absorb_one<decltype(x)>(params, s, stream); });
 }
 
 int32_t launch_transition(const RetentiveTransitionParams &params, void *stream) {
@@ -84,11 +80,7 @@ int32_t launch_transition(const RetentiveTransitionParams &params, void *stream)
         if (const int32_t status = launch("transition_copy", transition_copy, dim3(kCopyBlocks), kMoveThreads, 0,
                                           stream, params, s, copies))
             return status;
-    switch (params.geometry.dtype) {
-    case RETENTIVE_FLOAT32: return move<float>(params, s, stream);
-    case RETENTIVE_FLOAT16: return move<__half>(params, s, stream);
-    default: return move<__nv_bfloat16>(params, s, stream);
-    }
+    return with_element(params.geometry, [&](auto x) { return move<decltype(x)>(params, s, stream); });
 }
 
 } // namespace retentive
