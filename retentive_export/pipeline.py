@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retentive_export.bundle import README, SUFFIX, checksum, load_private_key, pack, readme, sign
+from retentive_export.bundle import README, SUFFIX, check_archives, checksum, load_private_key, pack, readme, sign
 from retentive_export.errors import RecipeError
 from retentive_export.job import Job
 from retentive_export.spec.bundle import CHECKSUM, SIGNATURE
@@ -96,6 +96,8 @@ def build(
             f"{what} is asked for, and the target {target_name!r} gives no bundle on this machine",
             hint="--bundle makes one for a target whose engines are built on the device",
         )
+    if archive:
+        check_archives()
     steps = job.steps()
     if not all(runner.knows(name, key) for name, key, _ in steps):
         job.check()

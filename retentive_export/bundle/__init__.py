@@ -17,7 +17,7 @@ On the host the steps of `make` turn an artifact into a bundle, on the device `f
 
 from __future__ import annotations
 
-from retentive_export.bundle.archive import SUFFIX, pack, unpack
+from retentive_export.bundle.archive import SUFFIX, check_archives, pack, unpack
 from retentive_export.bundle.finish import FinishResult, finish
 from retentive_export.bundle.make import bundle_steps, makes_bundle
 from retentive_export.bundle.readme import README, readme
@@ -29,6 +29,7 @@ __all__ = [
     "SUFFIX",
     "FinishResult",
     "bundle_steps",
+    "check_archives",
     "checksum",
     "finish",
     "load_private_key",

@@ -19,7 +19,7 @@ from retentive_export.spec.bundle import CHECKSUM, SIGNATURE
 from retentive_export.spec.files import storage_errors
 from retentive_export.spec.manifest import MANIFEST, Manifest
 
-__all__ = ["SUFFIX", "pack", "unpack"]
+__all__ = ["SUFFIX", "check_archives", "pack", "unpack"]
 
 SUFFIX = ".tar.zst"
 LEVEL = 6
@@ -156,8 +156,13 @@ def _copy(source: BinaryIO, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _zstandard() -> Any:
+def check_archives() -> None:
+    """Raise MissingExtraError where no archive can be written or read."""
     MissingExtraError.check("zstandard", extra="bundle")
+
+
+def _zstandard() -> Any:
+    check_archives()
     import zstandard
 
     return zstandard

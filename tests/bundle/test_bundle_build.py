@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import tarfile
@@ -171,6 +172,17 @@ def test_refused_before_anything_is_written(
         build_artifact(text_recipe(text_model), tmp_path / "out", target, **named)
     assert words in str(error.value)
     assert list(tmp_path.iterdir()) == [inputs]
+
+
+def test_an_archive_that_cannot_be_written_is_refused_first(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without zstandard nothing is exported before it is missed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "zstandard" else real(name))
+    with pytest.raises(MissingExtraError, match="zstandard"):
+        build_artifact(text_recipe(text_model), tmp_path / "out", "jetson-orin", archive=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def toolkit(version: str, *capabilities: int) -> Toolkit:
