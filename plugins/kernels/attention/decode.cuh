@@ -15,18 +15,23 @@ struct SplitView {
     const SplitStats *stats; // [queries of whole tiles, splits]
     const SplitRows *rows;   // [splits]
     const float *partial;    // [G T, splits, D]
-    const float *logits;     // [G, logit_stride], T = 1 only
-    int splits, logit_stride;
+    const float *logits;     // as Shape::logit_at, T = 1 only
+    int splits;
 
     __device__ __forceinline__ SplitView(const Shape &s, const AttentionPlan &plan, const AttentionWorkspace &at,
                                          const void *workspace, int bh)
-        : splits(plan.splits), logit_stride(at.logit_stride) {
+        : splits(plan.splits) {
         const char *base = static_cast<const char *>(workspace);
         stats = reinterpret_cast<const SplitStats *>(base + at.stats) +
                 size_t(bh) * plan.query_tiles * kTileQueries * splits;
         rows = reinterpret_cast<const SplitRows *>(base + at.rows) + size_t(bh) * splits;
         partial = reinterpret_cast<const float *>(base + at.partial) + size_t(bh) * s.GT * splits * s.D;
-        logits = reinterpret_cast<const float *>(base + at.logits) + size_t(bh) * s.GT * logit_stride;
+        logits = reinterpret_cast<const float *>(base + at.logits) + size_t(bh) * s.GT * s.logits();
+    }
+
+    // Of the new token.
+    __device__ __forceinline__ const float *fresh_logit(const Shape &s, int g) const {
+        return logits + s.logit_at(s.fresh_logits()) + g * kStageRows;
     }
 
     // A split's sums of four channels: number `item` of the G D / 4 of T = 1.
@@ -54,8 +59,7 @@ struct HeadAhead {
             const char *from = reinterpret_cast<const char *>(view.stats + size_t(warp) * view.splits);
             for (int i = lane; i < 2 * splits; i += kWarpSize)
                 copy_async16(reinterpret_cast<char *>(stats[warp]) + 16 * i, from + 16 * i);
-            if (lane == 0)
-                copy_async<4>(&logits[warp], view.logits + size_t(warp) * view.logit_stride + s.fresh_logits());
+            if (lane == 0) copy_async<4>(&logits[warp], view.fresh_logit(s, warp));
         }
         if (int(threadIdx.x) < splits) copy_async16(&rows[threadIdx.x], view.rows + threadIdx.x);
         if (threadIdx.x == 0) copy_async<8>(&token, token_meta);
@@ -80,11 +84,12 @@ struct DecodeHead {
                                          const RetentiveGate &gate) {
         const int warp = warp_index(), warps = blockDim.x / kWarpSize;
         const SplitRows sum = sum_rows(ahead.rows, view.rows, view.splits);
-        if (warp < s.G) set(warp, s, view, ahead.stats[warp], ahead.logits[warp], sum.visual, gate, ahead.token);
 #pragma unroll 1
-        for (int g = warp + warps; g < s.G; g += warps)
-            set(g, s, view, view.stats + size_t(g) * view.splits,
-                view.logits[size_t(g) * view.logit_stride + s.fresh_logits()], sum.visual, gate, ahead.token);
+        for (int g = warp; g < s.G; g += warps) {
+            const bool sent = g == warp; // one piece of code for the first ones and for the others
+            set(g, s, view, sent ? ahead.stats[warp] : view.stats + size_t(g) * view.splits,
+                sent ? &ahead.logits[warp] : view.fresh_logit(s, g), sum.visual, gate, ahead.token);
+        }
         if (threadIdx.x == 0) rows = sum;
         __syncthreads();
     }
@@ -110,19 +115,19 @@ struct DecodeHead {
         received = surprise = 0.0f;
 #pragma unroll 2
         for (int g = 0; g < groups; ++g)
-            add_column(norms[g], view.logits[size_t(g) * view.logit_stride + logit], visual, received, surprise);
+            add_column(norms[g], view.logits[logit + g * kStageRows], visual, received, surprise);
     }
 
   private:
     // Query head g; `first`: its first splits.
     __device__ __forceinline__ void set(int g, const Shape &s, const SplitView &view, const SplitStats *first,
-                                        float logit, float rows_visual, const RetentiveGate &gate, int2 token) {
+                                        const float *logit, float rows_visual, const RetentiveGate &gate, int2 token) {
         const Running all = gather_splits(first, view.stats + size_t(g) * view.splits, view.splits);
         if (threadIdx.x % kWarpSize != 0) return;
         const bool valid = token.x >= 0, text = valid && token.y < 0;
         const QueryNorm norm = norm_of(all, {valid, text, valid && !text, 1.0f, 1.0f}, rows_visual, gate, s.G);
         float2 own = make_float2(0, 0);
-        add_column(norm, logit, valid && !text, own.x, own.y);
+        add_column(norm, *logit, valid && !text, own.x, own.y);
         norms[g] = norm, fresh[g] = own;
     }
 };
@@ -205,7 +210,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < shape.columns; c += at.column_blocks * blockDim.x) {
         const int2 meta = c < shape.R ? load_meta(params.state.row_meta, size_t(bh) * shape.R + c) : token;
         float received, surprise;
-        head.column(view, shape.G, shape.logit_of(c), meta.x >= 0 && meta.y >= 0, received, surprise);
+        head.column(view, shape.G, shape.logit_at(shape.place_of(c)), meta.x >= 0 && meta.y >= 0, received, surprise);
         params.received[size_t(bh) * shape.columns + c] = received;
         params.surprise[size_t(bh) * shape.columns + c] = surprise;
     }

@@ -14,7 +14,8 @@ template <typename Element, int kDim, int kRows, int kBits> struct SplitShared {
     static constexpr int kStride = kDim + 8;             // floats; spreads the queries over the banks
     static constexpr int kSumBytes = kTileQueries * kStride * int(sizeof(float));
     static constexpr int kQueryBytes = kSumCount * kFragmentBytes<kDim>;
-    static constexpr int kExactBytes = SplitPass<Element, kDim, kRows, StagedExact<Element, kDim>>::kBytes;
+    static constexpr int kExactRows = kBits == 0 ? kRows : kTileRows; // that a warp takes at once
+    static constexpr int kExactBytes = SplitPass<Element, kDim, kExactRows, StagedExact<Element, kDim>>::kBytes;
     static constexpr int kCodeBytes =
         SplitPass<Element, kDim, kRows, StagedCodes<kDim, kBits == 0 ? 8 : kBits>>::kBytes;
     static constexpr int most(int a, int b) { return a > b ? a : b; }
@@ -86,7 +87,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     using Shared = SplitShared<Element, kDim, kRows, kBits>;
     using Exact = StagedExact<Element, kDim>;
     using Codes = StagedCodes<kDim, kBits == 0 ? 8 : kBits>;
-    using ExactPass = SplitPass<Element, kDim, kRows, Exact>;
+    using ExactPass = SplitPass<Element, kDim, Shared::kExactRows, Exact>;
     using CodesPass = SplitPass<Element, kDim, kRows, Codes>;
     extern __shared__ __align__(128) char block_memory[];
     __shared__ float factors[kTileQueries];
@@ -101,10 +102,9 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     char *stage = memory + warp * Shared::kWarpBytes;
     const HeadSources head{params, shape, bh};
     SplitWarp mine{head, int(blockIdx.y),
-                   shape.T > 1 || query >= shape.GT
-                       ? nullptr
-                       : reinterpret_cast<float *>(workspace + at.logits) +
-                             (size_t(bh) * shape.GT + query) * at.logit_stride + 2 * (lane % 4),
+                   shape.T > 1 || query >= shape.GT ? nullptr
+                                                    : reinterpret_cast<float *>(workspace + at.logits) +
+                                                          size_t(bh) * shape.GT * shape.logits() + query * kStageRows,
                    statistics && blockIdx.y == 0};
     const TileTurn turn = {warp * plan.splits + split, plan.splits * kAttentionWarps}; // all blocks get as much to do
     const int first_exact = turn.first(0), first_coarse = turn.first(plan.exact_tiles);

@@ -11,7 +11,7 @@ namespace retentive {
 struct SplitWarp {
     HeadSources head;
     int query_tile;
-    float *logits;   // of the lane's query, two columns per lane of the four on; nullptr: none are kept
+    float *logits;   // of the lane's query, as Shape::logit_at; nullptr: none are kept
     bool statistics; // sum importance and entropy over the rows
     float importance = 0, entropy = 0;
     int occupied = 0, visual = 0;
@@ -39,6 +39,9 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
     static constexpr int kStages = Rows::kStages;              // under way at once
     static constexpr int kBytes = kStages * 2 * kHalfBytes;
     static constexpr bool kOffset = Rows::kOffset != 0.0f;
+    // Base-2 logits may exceed the running maximum by so much before it is raised, so that it seldom is: probabilities
+    // then are below 2^kRoom, and must fit their operand (float16: 2^4 kProbabilityScale).
+    static constexpr float kRoom = std::is_same_v<Operand, __half> ? 4.0f : 8.0f;
 
     SplitWarp &warp;
     const uint4 *fragments; // shared memory, Operand A of the queries
@@ -64,11 +67,9 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
     static __device__ __forceinline__ void send(const SplitWarp &warp, const Source &from, int first, int last,
                                                 int step, char *memory, Ahead &ahead) {
         if (from.row_bytes < Rows::kRowBytes) clear_stage(memory, kBytes);
-#pragma unroll
-        for (int i = 0; i < kStages; ++i) {
-            copy(from, from.keys, first + i * step, last, memory + i * 2 * kHalfBytes);
-            copy(from, from.values, first + i * step, last, memory + i * 2 * kHalfBytes + kHalfBytes);
-        }
+#pragma unroll 1
+        for (int i = 0; i < 2 * kStages; ++i)
+            copy(from, i % 2 == 0 ? from.keys : from.values, first + i / 2 * step, last, memory + i * kHalfBytes);
         ahead.words = load(RowWordsOf(warp.head, from, warp.statistics), first), ahead.sent = true;
     }
 
@@ -115,12 +116,16 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
             else
                 weights<false>(c, meta, from, row, p);
             arrive(from, row, values);
+            if constexpr (Rows::kCodes) { // the instruction cache is small
+#pragma unroll 1
+                for (int half = 0; half < kParts / 2; ++half) {
+                    weigh(p[0], p[1], values, 16 * half);
+                    if constexpr (kParts > 2)
+                        p[0][0] = p[2][0], p[0][1] = p[2][1], p[1][0] = p[3][0], p[1][1] = p[3][1];
+                }
+            } else {
 #pragma unroll
-            for (int half = 0; half < kParts / 2; ++half) {
-                const Pair<Operand> low(p[2 * half][0], p[2 * half][1]), high(p[2 * half + 1][0], p[2 * half + 1][1]);
-                const uint32_t a[4] = {low.rounded, low.error, high.rounded, high.error};
-                Rows::weigh(a, values, 16 * half, sums);
-                if constexpr (kOffset) mma<Operand>(surplus, a, 0x3f803f80u, 0x3f803f80u); // ones
+                for (int half = 0; half < kParts / 2; ++half) weigh(p[2 * half], p[2 * half + 1], values, 16 * half);
             }
             __syncwarp();
             copy(from, from.values, later, last, values);
@@ -203,14 +208,15 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
                 best = fmaxf(best, logit);
             }
         if (warp.logits != nullptr) { // whole stages: there is room behind the last row
-            float *to = warp.logits + from.logit + first;
+            float *to = warp.logits + warp.head.shape.logits_of_lane(from.logit + first, t);
 #pragma unroll
-            for (int part = 0; part < kParts; ++part)
-                *reinterpret_cast<float2 *>(to + 8 * part) = make_float2(s[part][0], s[part][1]);
+            for (int part = 0; part < kParts; part += 2)
+                store_for_next_kernel(to + 2 * part,
+                                      make_float4(s[part][0], s[part][1], s[part + 1][0], s[part + 1][1]));
         }
         best = fmaxf(best, __shfl_xor_sync(kFullWarp, best, 1));
         best = fmaxf(best, __shfl_xor_sync(kFullWarp, best, 2));
-        if (__any_sync(kFullWarp, best > running.maximum)) raise(fmaxf(best, running.maximum));
+        if (__any_sync(kFullWarp, best > running.maximum + kRoom)) raise(fmaxf(best, running.maximum));
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
 #pragma unroll
@@ -224,6 +230,14 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
                 p[part][k] = e * kProbabilityScale<Element>;
                 if constexpr (Rows::kCodes) p[part][k] *= __shfl_sync(kFullWarp, meta.scale, 8 * part + 2 * t + k);
             }
+    }
+
+    // sums += probabilities times the values of 16 rows from `row` on; `low`, `high`: the lane's of 8 rows each.
+    __device__ __forceinline__ void weigh(const float (&low)[2], const float (&high)[2], const char *values, int row) {
+        const Pair<Operand> first(low[0], low[1]), second(high[0], high[1]);
+        const uint32_t a[4] = {first.rounded, first.error, second.rounded, second.error};
+        Rows::weigh(a, values, row, sums);
+        if constexpr (kOffset) mma<Operand>(surplus, a, 0x3f803f80u, 0x3f803f80u); // ones
     }
 
     __device__ __forceinline__ void raise(float to) {

@@ -92,31 +92,29 @@ template <int kDim, int kBits> struct StagedCodes {
     static constexpr bool kCodes = true, kFresh = false;
     static constexpr int kStages = kBits == 4 ? 2 : 1; // that a warp has under way, in the space of exact rows
     static constexpr float kOffset = kBits == 4 ? 136.0f : 0.0f;
-    static constexpr int kStepsPerWord = 8 / kBits;           // k steps
-    static constexpr int kKeyWords = kRowBytes >= 64 ? 4 : 2; // a lane takes at once
-    static constexpr int kKeyLoads = kRowBytes >= 64 ? kRowBytes / 64 : 1;
+    static constexpr int kStepsPerWord = 8 / kBits; // k steps
+    static constexpr int kKeyWords = 2;             // a lane takes at once
+    static constexpr int kKeyLoads = kRowBytes / (16 * kKeyWords);
     static constexpr int kValueWords = kRowBytes >= 64 ? 2 : 1;
-    static constexpr int kValueLoads = kKeyLoads;
+    static constexpr int kValueLoads = kRowBytes >= 64 ? kRowBytes / 64 : 1;
 
     // A lane's word has channels c, c + 2 in one operand word and c + 1, c + 3 in the other.
     static __device__ __forceinline__ int channel(int step, int t, int e) {
         const int place = step / kStepsPerWord, load = place / kKeyWords, word = place % kKeyWords;
-        const int byte = 64 * load + 4 * (kKeyWords * t + word) + (e == 1 ? 2 : e == 2 ? 1 : e);
+        const int byte = 16 * kKeyWords * load + 4 * (kKeyWords * t + word) + (e == 1 ? 2 : e == 2 ? 1 : e);
         return step % kStepsPerWord * (kDim / 2) + byte;
     }
 
     template <int kParts>
     static __device__ __forceinline__ void logits(const uint4 *fragments, const char *stage, float (&c)[kParts][4]) {
         const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
-#pragma unroll
+#pragma unroll 1 // the instruction cache is small
         for (int load = 0; load < kKeyLoads; ++load) {
             uint32_t codes[kParts][kKeyWords];
 #pragma unroll
-            for (int part = 0; part < kParts; ++part) {
-                load_codes(stage + place_of<kRowBytes, true>(8 * part + g, 4 * load + kKeyWords * t / 4) +
-                               kKeyWords * 4 * t % 16,
+            for (int part = 0; part < kParts; ++part)
+                load_codes(stage + place_of<kRowBytes, true>(8 * part + g, kKeyWords * load + t / 2) + t % 2 * 8,
                            codes[part]);
-            }
 #pragma unroll
             for (int word = 0; word < kKeyWords; ++word)
 #pragma unroll

@@ -25,7 +25,7 @@ template <typename Element, int kDim> struct Partial {
     const AttentionPlan &plan;
     int bh;
     int query_tile; // this warp's
-    float *logits;  // of the lane's query, two columns per lane of the four on; nullptr: no logits are kept
+    float *logits;  // of the lane's query, as Shape::logit_at; nullptr: none are kept
     Running running;
     float sums[kSets][8][4];
     float importance = 0, entropy = 0; // of lane i < 16
@@ -109,9 +109,8 @@ template <typename Element, int kDim> struct Partial {
     // Whole tiles: there is room behind the last row.
     __device__ __forceinline__ void keep_logits(const float (&s)[4], const Source &from, int tile) const {
         if (logits == nullptr) return;
-        float *to = logits + from.logit + tile * kTileRows;
-        *reinterpret_cast<float2 *>(to) = make_float2(s[0], s[1]);
-        *reinterpret_cast<float2 *>(to + 8) = make_float2(s[2], s[3]);
+        store_for_next_kernel(logits + shape.logits_of_lane(from.logit + tile * kTileRows, threadIdx.x % 4),
+                              make_float4(s[0], s[1], s[2], s[3]));
     }
 
     __device__ __forceinline__ HeadSources sources() const { return {params, shape, bh}; }

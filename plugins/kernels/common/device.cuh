@@ -136,6 +136,16 @@ template <typename Element> __device__ __forceinline__ uint32_t sanitize_pair(ui
     return pack(from_float<Element>(sanitize(to_float(pair[0]))), from_float<Element>(sanitize(to_float(pair[1]))));
 }
 
+// What the next kernel reads and the next layer overwrites: kept in the L2 cache, past which the rows stream, it never
+// goes to memory.
+__device__ __forceinline__ void store_for_next_kernel(float *to, float4 x) {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "f"(x.x), "f"(x.y), "f"(x.z),
+                 "f"(x.w), "l"(policy)
+                 : "memory");
+}
+
 // 16 or 8 bytes of rows that this step does not write.
 template <typename Word> __device__ __forceinline__ Word load_word(const void *address) {
     return __ldg(static_cast<const Word *>(address));
@@ -157,11 +167,13 @@ __device__ __forceinline__ int row_of_key(unsigned long long key) { return int(u
 // True in all threads of the block that comes here last of `blocks`: it then sees what the others wrote before.
 __device__ __forceinline__ bool is_last_block(unsigned *ticket, unsigned blocks) {
     __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(ticket, 1u) == blocks - 1;
-    __syncthreads();
-    if (last) __threadfence();
+    __syncthreads(); // all the block's writes come before its ticket
+    if (threadIdx.x == 0) {
+        unsigned before;
+        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(ticket) : "memory");
+        last = before == blocks - 1;
+    }
+    __syncthreads(); // all its reads behind it
     return last;
 }
 

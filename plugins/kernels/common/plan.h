@@ -18,7 +18,8 @@ constexpr int kWarpSize = 32;
 constexpr int kTileRows = 16;   // rows that a warp takes at once: one k step of the value product
 constexpr int kTileQueries = 8; // queries of a tile; their rounding errors fill the other 8 rows of the 16-row operand
 constexpr int kAttentionWarps = 4;
-constexpr int kStageRows = 32; // rows of 16-bit numbers or codes that a warp has on their way at once, with D up to 128
+constexpr int kStageRows = 32;        // rows of 16-bit numbers or codes that a warp takes at once, with D up to 128,
+constexpr int kWideTurns = 4;         // where each has more than so many turns of kTileRows
 constexpr int kMultiprocessors = 132; // that the work is cut for; smaller GPUs take it in waves
 constexpr int kMaxSplits = 132;
 constexpr int kFinishThreads = 256;
@@ -54,15 +55,25 @@ struct Shape {
 
     // Row number in the layer's index space of a row of the exact store; of the coarse store it is X + row.
     RETENTIVE_HD int row_of_exact(int row) const { return row < X ? row : row + Y; }
-    // A query's logits (T = 1) lie as the rows do: those of the exact store, of the coarse one, of the new token. Each
+    // Places of a query's logits (T = 1): those of the exact store's rows, of the coarse one's, of the new token. Each
     // begins a whole stage after the one before, so that stages are written as they come.
     RETENTIVE_HD int coarse_logits() const { return ceil_div(E, kStageRows) * kStageRows; }
     RETENTIVE_HD int fresh_logits() const { return coarse_logits() + ceil_div(F, kStageRows) * kStageRows; }
     RETENTIVE_HD int logits() const { return fresh_logits() + kStageRows; }
-    RETENTIVE_HD int logit_of_local(int row) const { return row < X ? row : coarse_logits() + row - X; }
-    RETENTIVE_HD int logit_of(int column) const {
+    RETENTIVE_HD int place_of_local(int row) const { return row < X ? row : coarse_logits() + row - X; }
+    RETENTIVE_HD int place_of(int column) const {
         if (column >= R) return fresh_logits() + column - R;
-        return column < C || F > Y ? logit_of_local(column) : column - Y;
+        return column < C || F > Y ? place_of_local(column) : column - Y;
+    }
+    // A head's logits are [stages, G, kStageRows]: what a warp writes of a stage lies together. A stage's rows come in
+    // the order in which the lanes 4 g + t of a product have them: two each of its four 8-row parts for t = 0, then 1...
+    // Offset of query head 0's logit at a place; query head g's is g kStageRows further.
+    RETENTIVE_HD int logit_at(int place) const {
+        return place / kStageRows * G * kStageRows + place % 8 / 2 * 8 + place % kStageRows / 8 * 2 + place % 2;
+    }
+    // Offset of the first logit that lane 4 g + t has of the rows from `place`, a multiple of 16, on.
+    RETENTIVE_HD int logits_of_lane(int place, int t) const {
+        return place / kStageRows * G * kStageRows + 8 * t + place % kStageRows / 4;
     }
     // First row and number of rows of a tier.
     RETENTIVE_HD int tier_first(int tier) const { return tier == 0 && X > 0 ? 0 : X; }
@@ -84,7 +95,7 @@ struct AttentionPlan {
     int query_blocks;   // blocks along the queries
     int splits;         // blocks along the rows
     int turn_rows;      // that a warp takes at once
-    int exact_tiles, coarse_tiles, fresh_tiles; // of turn_rows
+    int exact_tiles, coarse_tiles, fresh_tiles; // of turn_rows; exact and fresh ones of kTileRows where there are codes
 
     RETENTIVE_HD AttentionPlan(const Shape &s, const RetentiveGeometry &g) {
         query_tiles = ceil_div(s.GT, kTileQueries);
@@ -101,14 +112,15 @@ struct AttentionPlan {
             splits = blocks_for(most, ceil_div(tiles, 16));
             return;
         }
-        if (staged && s.D <= 128 && tiles > most * kAttentionWarps) turn_rows = kStageRows, cut(s);
+        if (staged && s.D <= 128 && tiles > kWideTurns * most * kAttentionWarps) turn_rows = kStageRows, cut(s);
         splits = blocks_for(most, ceil_div(exact_tiles + coarse_tiles + fresh_tiles, kAttentionWarps));
     }
 
   private:
     RETENTIVE_HD void cut(const Shape &s) {
-        exact_tiles = ceil_div(s.E, turn_rows), coarse_tiles = ceil_div(s.F, turn_rows);
-        fresh_tiles = ceil_div(s.T, turn_rows);
+        const int exact_rows = staged && s.F > 0 ? kTileRows : turn_rows; // the instruction cache is small
+        exact_tiles = ceil_div(s.E, exact_rows), coarse_tiles = ceil_div(s.F, turn_rows);
+        fresh_tiles = ceil_div(s.T, exact_rows);
     }
 };
 
@@ -172,7 +184,6 @@ RETENTIVE_HD inline int output_blocks_of(const Shape &s, int all) {
 // Byte offsets into the workspace of the attention; the decode step also uses tickets and minima.
 struct AttentionWorkspace {
     size_t stats, rows, partial, logits, norms, tickets, minima, token_rows, token_meta, total;
-    int logit_stride; // floats from one query's logits to the next one's
     int column_blocks; // of the second launch, per head: blocks over the columns, and behind them blocks over the outputs
     int output_blocks;
 
@@ -182,8 +193,7 @@ struct AttentionWorkspace {
         stats = at, at = align_up(at + queries * p.splits * sizeof(SplitStats));
         rows = at, at = align_up(at + size_t(s.BH) * p.splits * sizeof(SplitRows));
         partial = at, at = align_up(at + size_t(s.BH) * s.GT * p.splits * s.D * sizeof(float));
-        logit_stride = s.logits();
-        logits = at, at = align_up(at + (s.T == 1 ? size_t(s.BH) * s.GT * logit_stride * sizeof(float) : 0));
+        logits = at, at = align_up(at + (s.T == 1 ? size_t(s.BH) * s.GT * s.logits() * sizeof(float) : 0));
         norms = at, at = align_up(at + size_t(s.BH) * s.GT * sizeof(QueryNorm));
         tickets = at, at = align_up(at + size_t(s.BH) * sizeof(unsigned));
         // one block where its threads have a few columns each: it need not wait for others to know who leaves

@@ -43,10 +43,37 @@ struct KeptToken {
         if (threadIdx.x == 0) *meta = make_int2(token.position, token.cell);
         if (int(threadIdx.x) < s.D) rows[threadIdx.x] = token.key, rows[s.D + threadIdx.x] = token.value;
     }
-    __device__ __forceinline__ Token get(const Shape &s) const {
+};
+
+// The new token of a step with T = 1, sent for long before it is needed: as it was read, since to convert it is to wait
+// for it.
+template <typename Element> struct TokenAhead {
+    Element key, value;         // of the thread's channel, from the step's inputs,
+    float kept_key, kept_value; // or from where the step's first part left it
+    int2 meta;
+
+    // `kept`: nullptr where the inputs are still there.
+    __device__ __forceinline__ void load(const RetentiveStepParams &params, const Shape &s, int bh,
+                                         const KeptToken *kept) {
+        const bool there = int(threadIdx.x) < s.D;
+        const size_t channel = size_t(bh) * s.D + threadIdx.x;
+        key = value = from_float<Element>(0.0f), kept_key = kept_value = 0.0f;
+        if (kept != nullptr) {
+            meta = *kept->meta;
+            if (there) kept_key = kept->rows[threadIdx.x], kept_value = kept->rows[s.D + threadIdx.x];
+        } else {
+            meta = load_meta(params.token_meta, size_t(bh / s.Hkv));
+            if (there)
+                key = static_cast<const Element *>(params.key)[channel],
+                value = static_cast<const Element *>(params.value)[channel];
+        }
+    }
+
+    __device__ __forceinline__ Token get(bool kept) const {
         Token token;
-        token.position = meta->x, token.cell = meta->y;
-        if (int(threadIdx.x) < s.D) token.key = rows[threadIdx.x], token.value = rows[s.D + threadIdx.x];
+        token.key = kept ? kept_key : sanitize(to_float(key));
+        token.value = kept ? kept_value : sanitize(to_float(value));
+        token.position = meta.x, token.cell = meta.y;
         return token;
     }
 };

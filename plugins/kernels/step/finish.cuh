@@ -15,15 +15,14 @@ static_assert(kFinishThreads == kMoveThreads, "the last block moves the rows");
 struct HeadColumns {
     const int2 *meta;            // [C]
     float *importance, *entropy; // [C]; nullptr where not tracked
-    const float *logits;         // [G, logit_stride]
-    int logit_stride;
+    const float *logits;         // as Shape::logit_at
 
     __device__ __forceinline__ HeadColumns(const RetentiveStepParams &params, const Shape &s, const SplitView &view,
                                            int bh)
         : meta(reinterpret_cast<const int2 *>(params.state.row_meta) + size_t(bh) * s.R),
           importance(params.geometry.track_importance ? params.state.importance + size_t(bh) * s.C : nullptr),
           entropy(params.geometry.track_entropy ? params.state.entropy + size_t(bh) * s.C : nullptr),
-          logits(view.logits), logit_stride(view.logit_stride) {}
+          logits(view.logits) {}
 };
 
 // Some columns of one thread, `stride` apart: everything that is read of them, in flight at once.
@@ -53,9 +52,9 @@ struct ColumnBatch {
         for (int i = 0; i < kColumns; ++i) {
             const int c = first + i * stride;
             if (c >= s.C) break;
-            const float *from = head.logits + size_t(group) * head.logit_stride + s.logit_of_local(c);
+            const float *from = head.logits + s.logit_at(s.place_of_local(c)) + group * kStageRows;
 #pragma unroll
-            for (int g = 0; g < kGroups; ++g, from += head.logit_stride)
+            for (int g = 0; g < kGroups; ++g, from += kStageRows)
                 if (group + g < s.G) logits[g][i] = *from;
         }
     }
@@ -224,13 +223,13 @@ __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     OutputAhead parts;
     const int first = blockIdx.x * kFinishThreads + threadIdx.x, stride = at.column_blocks * kFinishThreads;
     const HeadRows<Element> rows(params.geometry, params.state, shape, params.key_scale, bh, shared);
-    Token fresh;
+    TokenAhead<Element> fresh;
     ColumnBatch batch;
     if (output_block >= 0) {
         parts.load(shape, view, output_block);
     } else {
         batch.load(columns, shape, first, stride);
-        fresh = kept ? token.get(shape) : new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0);
+        fresh.load(params, shape, bh, kept ? &token : nullptr);
     }
     ahead.arrive();
     head.load(shape, view, ahead, params.gate);
@@ -245,7 +244,7 @@ __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     if (!choose_victims(least, shape.L, minima, reinterpret_cast<unsigned *>(workspace + at.tickets) + bh,
                         at.column_blocks, victims))
         return;
-    move_rows<Element, kMemory>(params, gate, rows, fresh, victims, after);
+    move_rows<Element, kMemory>(params, gate, rows, fresh.get(kept), victims, after);
 }
 
 } // namespace retentive
