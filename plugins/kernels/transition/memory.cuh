@@ -1,6 +1,8 @@
 // The memory: which row a token enters, and how it is merged; retentive_export/cache/memory.py.
 #pragma once
 
+#include <type_traits>
+
 #include "transition/rows.cuh"
 
 namespace retentive {
@@ -56,7 +58,7 @@ template <typename Element> struct Memory {
     __device__ __forceinline__ Recall recall(float key, int first, int last) const {
         return rows.g.memory_store == RETENTIVE_STORE_EXACT
                    ? recall_of<typename HeadRows<Element>::Eight>(key, first, last)
-                   : recall_of<typename HeadRows<Element>::EightFloats>(key, first, last);
+                   : recall_of<typename HeadRows<Element>::EightCodes>(key, first, last);
     }
 
     // Row m after tokens with the weights' sum `added` and the weighted sums of this thread's channel: n' = h n + sum
@@ -79,12 +81,15 @@ template <typename Element> struct Memory {
   private:
     // Four lanes share a row, in pieces of eight channels, and a warp sends for several rows before it looks at them:
     // a block's work is all latency.
-    template <typename Keys> __device__ __noinline__ Recall recall_of(float key, int begin, int last) const {
+    template <typename Keys> __device__ __forceinline__ Recall recall_of(float key, int begin, int last) const {
         constexpr int kLanes = 4, kRows = kWarpSize / kLanes, kBatch = 4;
+        constexpr bool kCodes = std::is_same_v<Keys, typename HeadRows<Element>::EightCodes>;
         __shared__ __align__(16) float query[kMoveThreads];
+        __shared__ __align__(16) float unit[kCodes ? kMoveThreads : 1];
         __shared__ unsigned long long best[kMoveThreads / kWarpSize];
         const int warp = warp_index(), warps = blockDim.x / kWarpSize, lane = threadIdx.x % kWarpSize;
         query[threadIdx.x] = rows.has_channel() ? key : 0.0f;
+        if constexpr (kCodes) unit[threadIdx.x] = rows.own_key_scale; // 0 behind the last channel
         __syncthreads();
         unsigned long long least = kNoKey;
         float count = 0.0f;
@@ -109,7 +114,8 @@ template <typename Element> struct Memory {
                 for (int e = 0; e < 8; ++e)
 #pragma unroll
                     for (int i = 0; i < kBatch; ++i) {
-                        const float x = keys[i].element(e);
+                        float x = keys[i].element(e);
+                        if constexpr (kCodes) x *= unit[channel + e];
                         distance[i] += x * (x - 2.0f * query[channel + e]);
                     }
             }

@@ -75,8 +75,8 @@ __device__ __forceinline__ void absorb_residual(const HeadRows<Element> &rows, c
 
 // One token that left the last tier, into whatever memory there is.
 template <typename Element>
-__device__ __noinline__ void absorb(const HeadRows<Element> &rows, const Token &token, float absorption,
-                                    float retention) {
+__device__ __forceinline__ void absorb(const HeadRows<Element> &rows, const Token &token, float absorption,
+                                       float retention) {
     if (rows.g.readout == RETENTIVE_READOUT_RESIDUAL) absorb_residual(rows, token, absorption, retention);
     if (rows.g.readout != RETENTIVE_READOUT_MASS || !token.present()) return;
     const Memory<Element> memory{rows};

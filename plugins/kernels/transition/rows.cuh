@@ -56,7 +56,7 @@ template <typename Element> struct HeadRows {
         return make_float2(code(state.key_codes, at, d) * key_scale[d], code(state.value_codes, at, d) * scale);
     }
 
-    // Eight channels of a row of the exact store as they are stored, and of the coarse store.
+    // Eight channels of a row of the exact store as they are stored, and of the coarse store in units of the keys' scale.
     struct Eight {
         uint4 words[sizeof(Element) / 2];
 
@@ -74,9 +74,14 @@ template <typename Element> struct HeadRows {
         }
     };
 
-    struct EightFloats {
-        float x[8];
-        __device__ __forceinline__ float element(int e) const { return x[e]; }
+    struct EightCodes {
+        uint32_t words[2]; // a code in each byte, or in the byte's `bits` from `shift` on
+        int shift[2], bits;
+
+        __device__ __forceinline__ float element(int e) const {
+            const uint32_t byte = words[e / 4] >> (8 * (e % 4));
+            return bits == 8 ? float(int8_t(byte)) : float(int(byte >> shift[e / 4] & 15) - 8);
+        }
     };
 
     // Of a row's key, from `channel` on; zeros behind the last one.
@@ -88,11 +93,17 @@ template <typename Element> struct HeadRows {
 #pragma unroll
         for (int i = 0; i < int(sizeof(Element) / 2); ++i) keys.words[i] = from[i];
     }
-    __device__ __forceinline__ void read_keys(int row, int channel, EightFloats &keys) const {
-        const size_t at = place(row);
+    __device__ __forceinline__ void read_keys(int row, int channel, EightCodes &keys) const {
+        const bool packed = g.coarse_dtype == RETENTIVE_INT4;
+        const int bytes = packed ? s.D / 2 : s.D; // of a row: a multiple of 4, so that four channels are one word
+        const char *from = static_cast<const char *>(state.key_codes) + place(row) * bytes;
+        keys.bits = packed ? 4 : 8;
 #pragma unroll
-        for (int e = 0; e < 8; ++e)
-            keys.x[e] = channel < s.D ? code(state.key_codes, at, channel + e) * key_scale[channel + e] : 0.0f;
+        for (int i = 0; i < 2; ++i) {
+            const int d = channel + 4 * i, half = d < bytes ? 0 : 1;
+            keys.shift[i] = 4 * half;
+            keys.words[i] = d < s.D ? *reinterpret_cast<const uint32_t *>(from + d - half * bytes) : 0;
+        }
     }
 
     // Nothing of it may be overwritten before the block's next barrier.
@@ -121,7 +132,7 @@ template <typename Element> struct HeadRows {
     }
 
   private:
-    __device__ __noinline__ void write_coarse(size_t at, float key, float value) const {
+    __device__ __forceinline__ void write_coarse(size_t at, float key, float value) const {
         const int warp = warp_index(), lane = threadIdx.x % kWarpSize;
         const float largest = warp_max(has_channel() ? fabsf(value) : 0.0f);
         if (lane == 0) shared.reduction[warp] = largest;
