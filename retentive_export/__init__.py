@@ -43,7 +43,8 @@ from retentive_export.errors import (
 if TYPE_CHECKING:
     from retentive_export.pipeline import BuildResult, build
     from retentive_export.runtime import Generation, Sampler, Session
-    from retentive_export.spec.recipe import Recipe, load_recipe
+    from retentive_export.spec.recipe import Recipe
+    from retentive_export.spec.recipe_files import load_recipe
     from retentive_export.validate import ValidationReport, validate_against, validate_golden
 
     __version__: str
@@ -83,7 +84,7 @@ _HOMES = {
     "Sampler": "runtime",
     "Session": "runtime",
     "build": "pipeline",
-    "load_recipe": "spec.recipe",
+    "load_recipe": "spec.recipe_files",
     "validate_against": "validate",
     "validate_golden": "validate",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +27,11 @@ from retentive_export.planner.weights import check_matrices
 from retentive_export.spec.files import atomic_file
 from retentive_export.spec.manifest import FileEntry, Manifest, TensorContract, cache_fields
 from retentive_export.spec.plan import CachePlan, plan_cache
-from retentive_export.spec.provenance import versions
 from retentive_export.spec.recipe import Recipe
 from retentive_export.spec.sources import locate
 from retentive_export.spec.targets import Target
 from retentive_export.spec.weights import check_weights
+from retentive_export.step_keys import source_stamp, tools, weights_key
 from retentive_export.steps import Step, StepRunner
 
 if TYPE_CHECKING:
@@ -124,15 +123,15 @@ class Job:
 
     def steps(self) -> list[tuple[str, Any, Step]]:
         """(name, key, function) in order; a key holds everything that the step's files depend on."""
-        tools = _tools()
-        model = [self.recipe.model.model_dump(mode="json"), _source_stamp(self.source, self._gguf), tools]
+        checkpoint = source_stamp(self.source, self._gguf)
+        model = [self.recipe.model.model_dump(mode="json"), checkpoint, tools()]
         constants = self.recipe.constants
         cache = [self.recipe.cache.model_dump(mode="json", by_alias=True), self.recipe.calibration]
         cache += [] if constants is None else [constants.sha256]
         steps: list[tuple[str, Any, Step]] = [("tokenizer", model, self._tokenizer)]
         if self.recipe.model.frame is not None:
             steps.append(("vision", model, self._vision))
-        steps.append(("decoder", [model, cache, *_weights_key(self.recipe, self.target)], self._decoder))
+        steps.append(("decoder", [model, cache, *weights_key(self.recipe, self.target)], self._decoder))
         steps.append(("golden", [model, cache, self.recipe.golden_steps], self._golden))
         if self.makes_bundle:
             steps += bundle_steps(self.target, self.plugin_library, self.runner.progress if self.runner else _silent)
@@ -269,7 +268,7 @@ class Job:
                 "name": recipe.name,
                 "target": self.target.name,
                 "dtype": recipe.model.dtype,
-                "tools": _tools(),
+                "tools": tools(),
                 "recipe": recipe.portable().to_dict(),
                 "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.coarsest),
                 "generation": recipe.generation,
@@ -290,32 +289,3 @@ class Job:
 
 def _silent(step: str, event: str) -> None:
     """Progress that nobody asked for."""
-
-
-def _weights_key(recipe: Recipe, target: Target) -> list[Any]:
-    """The format, for whom, and the version of the quantiser; empty where nothing is quantised."""
-    if recipe.weights.format == "none":
-        return []
-    import onnxruntime
-
-    return [recipe.weights.model_dump(), target.engines != "none", onnxruntime.__version__]
-
-
-def _source_stamp(source: Path | str, gguf: str | None) -> list[Any]:
-    """Changes when the checkpoint's files do; a hub id is pinned by its revision."""
-    if isinstance(source, str):
-        return [source]
-    files = [source / gguf] if gguf else sorted(path for path in source.iterdir() if path.is_file())
-    stats = [(path.name, path.stat()) for path in files]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-
-def _tools() -> dict[str, str]:
-    """Versions that an artifact depends on, and a hash of this package's own source."""
-    tools = versions(("retentive-export", "torch", "transformers", "onnx", "onnxscript", "onnx-ir"))
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for part in ("cache", "export", "models", "ops", "spec"):
-        for path in sorted((root / part).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return tools | {"source": digest.hexdigest()[:16]}

@@ -20,7 +20,7 @@ def recipes(ctx: click.Context, as_json: bool) -> None:
     """List the recipes; show, check or describe one."""
     if ctx.invoked_subcommand is not None:
         return
-    from retentive_export.spec.recipe import load_recipe, recipe_names
+    from retentive_export.spec.recipe_files import load_recipe, recipe_names
 
     listed = [load_recipe(name) for name in recipe_names()]
     if as_json:
@@ -38,7 +38,7 @@ def recipes(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print the recipe NAME (or a file) with every default, as YAML."""
-    from retentive_export.spec.recipe import load_recipe
+    from retentive_export.spec.recipe_files import load_recipe
 
     recipe = load_recipe(name, overrides)
     if as_json:
@@ -55,7 +55,7 @@ def check(file: str, overrides: tuple[str, ...]) -> None:
     from retentive_export.errors import ModelError
     from retentive_export.planner import model_shape
     from retentive_export.spec.plan import plan_cache
-    from retentive_export.spec.recipe import load_recipe
+    from retentive_export.spec.recipe_files import load_recipe
 
     recipe = load_recipe(file, overrides)
     try:

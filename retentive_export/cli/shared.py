@@ -103,7 +103,9 @@ def target_options(default: str | None) -> Callable[[Decorated], Decorated]:
 
 def recipe_of(text: str, overrides: tuple[str, ...]) -> Recipe:
     """The recipe that an argument names, or one of defaults around the model that it names."""
-    from retentive_export.spec.recipe import apply_overrides, load_recipe, parse_recipe, recipe_names
+    from retentive_export.spec.overrides import apply_overrides
+    from retentive_export.spec.recipe import parse_recipe
+    from retentive_export.spec.recipe_files import load_recipe, recipe_names
 
     path = Path(text)
     is_file = path.suffix in {".yaml", ".yml"}

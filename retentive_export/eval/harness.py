@@ -23,7 +23,7 @@ from retentive_export.eval.result import Cell, Evaluation, Run
 from retentive_export.eval.scores import Oracle, selection
 from retentive_export.eval.streams import Batch, collate
 from retentive_export.eval.tasks import Task
-from retentive_export.spec.recipe import load_recipe
+from retentive_export.spec.recipe_files import load_recipe
 
 __all__ = ["Column", "Settings", "evaluate"]
 

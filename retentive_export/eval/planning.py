@@ -9,8 +9,9 @@ from retentive_export.eval.arms import RECIPE, Arm
 from retentive_export.spec.gate import GateConfig
 from retentive_export.spec.geometry import CacheGeometry
 from retentive_export.spec.layout import TextShape, VisionLayout
+from retentive_export.spec.overrides import apply_overrides
 from retentive_export.spec.plan import CachePlan, plan_cache
-from retentive_export.spec.recipe import Recipe, apply_overrides, parse_recipe
+from retentive_export.spec.recipe import Recipe, parse_recipe
 
 __all__ = ["CacheSettings", "Planned", "plan_arm"]
 

@@ -1,4 +1,4 @@
-"""Recipes: which model, which cache, which constants. YAML in, a frozen and checked object out.
+"""Recipes: which model, which cache, which constants. Plain data in, a frozen and checked object out.
 
 Every field has a default but the model's source, so a recipe says only what it changes. Unknown keys and wrong types
 are refused with the field, the value seen and what would be accepted.
@@ -6,7 +6,7 @@ are refused with the field, the value seen and what would be accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 from retentive_export.errors import RecipeError
 from retentive_export.spec.gate import GateConfig, SigmoidGate
-from retentive_export.spec.plain import describe_errors, parse_bytes, plain_copy, plain_yaml
+from retentive_export.spec.overrides import set_field
+from retentive_export.spec.plain import describe_errors, parse_bytes
 from retentive_export.spec.weights import WeightsSection
 
-__all__ = ["Recipe", "Thresholds", "apply_overrides", "load_recipe", "parse_recipe", "recipe_names", "recipe_path"]
+__all__ = ["Recipe", "Thresholds", "parse_recipe"]
 
 Pair = Annotated[tuple[int, int], Field(strict=False)]
 
@@ -243,7 +244,7 @@ class Recipe(_Section):
             return self
         data = self.to_dict() | {"engines": {}}
         for key, value in self.engines.items():
-            _set(data, key.split("."), value, f"engines: {key}")
+            set_field(data, key.split("."), value, f"engines: {key}")
         return parse_recipe(data, origin=f"recipe {self.name} for engines")
 
     def portable(self) -> Recipe:
@@ -275,100 +276,3 @@ def parse_recipe(data: Any, *, origin: str = "recipe") -> Recipe:
         ) from None
     except RecursionError:
         raise RecipeError(f"{origin} is nested too deeply to be a recipe") from None
-
-
-def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by its name (one of the package's) or from a YAML file, and apply `key=value` overrides.
-
-    Raises:
-        RecipeError: there is no such recipe, the file is not YAML, or a field is wrong.
-    """
-    path = recipe_path(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    try:
-        data = plain_yaml(text)
-    except ValueError as error:
-        raise RecipeError(f"recipe {path} is not YAML: {error}") from None
-    if isinstance(data, Mapping):
-        data = apply_overrides({"name": path.stem, **data}, overrides)
-    recipe = parse_recipe(data, origin=f"recipe {path.name}")
-    if recipe.constants is None:
-        return recipe
-    beside = str(path.parent / recipe.constants.file)  # an absolute path stays what it is
-    return recipe.model_copy(update={"constants": recipe.constants.model_copy(update={"file": beside})})
-
-
-def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `data` with `a.b.c=value` set; values are YAML. A new budget replaces the old one."""
-    result: dict[str, Any] = plain_copy(data)
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        parts = key.strip().split(".")
-        if not separator or not all(parts):
-            raise RecipeError(f"--set {override!r} is not of the form key=value, such as cache.window=64")
-        try:
-            value = plain_yaml(text)
-        except ValueError:
-            raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
-        _set(result, parts, value, f"--set {key}")
-        _overrule_engines(result, parts, value)
-    return result
-
-
-def _overrule_engines(data: dict[str, Any], parts: list[str], value: Any) -> None:
-    """What is set by hand also holds where the recipe has another value for engines."""
-    fields = data.get("engines")
-    if parts[0] == "engines" or not isinstance(fields, dict):
-        return
-    for name in list(fields):
-        other = name.split(".")
-        common = min(len(parts), len(other))
-        if other[:common] == parts[:common] and len(other) < len(parts) and isinstance(fields[name], dict):
-            _set(fields[name], parts[common:], value, "engines")
-        elif other[:common] == parts[:common] or other[:2] == parts[:2] == ["cache", "budget"]:
-            del fields[name]
-
-
-def _set(data: dict[str, Any], parts: list[str], value: Any, origin: str) -> None:
-    """Set one field by the names on the way to it, in place. A section that a complete recipe spells null is made."""
-    for part in parts[:-1]:
-        if data.get(part) is None:
-            data[part] = {}
-        if not isinstance(data[part], dict):
-            raise RecipeError(f"{origin}: {part!r} is a value, not a section")
-        data = data[part]
-        if part == "budget":
-            data.clear()
-    data[parts[-1]] = value
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that the package carries."""
-    return sorted(path.stem for path in _recipes_dir().glob("*.yaml"))
-
-
-def recipe_path(name_or_path: str | Path) -> Path:
-    """File of a recipe given by name or path.
-
-    Raises:
-        RecipeError: neither a known name nor a file.
-    """
-    path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"}:
-        if path.is_file():
-            return path
-        raise RecipeError(f"recipe {str(path)!r}: there is no such file")
-    known = _recipes_dir() / f"{path.name}.yaml"
-    if str(path) == path.name and known.is_file():
-        return known
-    raise RecipeError(
-        f"recipe {str(name_or_path)!r} is neither a file nor one of: {', '.join(recipe_names())}",
-        hint="name a .yaml file, or a directory with a Hugging Face model",
-    )
-
-
-def _recipes_dir() -> Path:
-    return Path(__file__).resolve().parent.parent / "recipes"

@@ -13,7 +13,7 @@ from retentive_export.cli import main
 from retentive_export.ops.contract import OPS
 from retentive_export.pipeline import BuildResult, build
 from retentive_export.spec.manifest import read_manifest, verify_files
-from retentive_export.spec.recipe import load_recipe
+from retentive_export.spec.recipe_files import load_recipe
 
 
 def call(*args: object) -> Result:

@@ -10,7 +10,7 @@ import pytest
 
 from retentive_export.bench.peers import PEERS, Unavailable
 from retentive_export.spec.manifest import read_manifest
-from retentive_export.spec.recipe import load_recipe
+from retentive_export.spec.recipe_files import load_recipe
 from tests.cli.calls import call
 from tests.conftest import build_artifact
 

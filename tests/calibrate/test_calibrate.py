@@ -18,7 +18,8 @@ from retentive_export.export.constants import fit_constants
 from retentive_export.export.latents import fit_bases
 from retentive_export.export.prompts import token_stream
 from retentive_export.job import Job
-from retentive_export.spec.recipe import load_recipe, parse_recipe
+from retentive_export.spec.recipe import parse_recipe
+from retentive_export.spec.recipe_files import load_recipe
 from retentive_export.spec.targets import target
 from tests.cli.calls import call
 from tests.conftest import text_recipe

@@ -18,7 +18,8 @@ import retentive_export
 from retentive_export import cli, errors, pipeline
 from retentive_export.cli import main
 from retentive_export.report import human_bytes
-from retentive_export.spec.recipe import Recipe, load_recipe, parse_recipe
+from retentive_export.spec.recipe import Recipe, parse_recipe
+from retentive_export.spec.recipe_files import load_recipe
 from tests.cli.calls import call
 from tests.conftest import text_recipe
 

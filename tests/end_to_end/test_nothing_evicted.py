@@ -112,7 +112,7 @@ def test_smollm2_with_real_weights_equals_generate(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from retentive_export.pipeline import locate
-    from retentive_export.spec.recipe import load_recipe
+    from retentive_export.spec.recipe_files import load_recipe
 
     recipe = load_recipe("smollm2-135m", [])
     directory, gguf = locate(recipe.model)

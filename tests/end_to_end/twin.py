@@ -13,7 +13,8 @@ from retentive_export.export.decoder import state_names
 from retentive_export.export.prompts import Sample
 from retentive_export.export.reference import ReferenceRun, chunks, visual_features
 from retentive_export.pipeline import Job, build
-from retentive_export.spec.recipe import load_recipe, parse_recipe
+from retentive_export.spec.recipe import parse_recipe
+from retentive_export.spec.recipe_files import load_recipe
 from retentive_export.spec.targets import target
 
 QUANTISED = ("cache.policy=retentive", "cache.rows.latent=null", "cache.memory={}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retentive_export.eval.engine import Engine
-from retentive_export.spec.recipe import load_recipe
+from retentive_export.spec.recipe_files import load_recipe
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from retentive_export.eval.arms import RECIPE, SELECTIONS, parse_arm, readouts, 
 from retentive_export.eval.planning import CacheSettings, plan_arm
 from retentive_export.spec.layout import TextShape
 from retentive_export.spec.policies import POLICIES
-from retentive_export.spec.recipe import load_recipe
+from retentive_export.spec.recipe_files import load_recipe
 
 TEXT = TextShape(layers=3, q_heads=4, kv_heads=2, head_dim=32, hidden=64, vocab=100, max_positions=4096)
 

@@ -20,7 +20,8 @@ from retentive_export.export.save import EXTERNAL_FROM, save_graph
 from retentive_export.pipeline import BuildResult
 from retentive_export.planner import plan_recipe
 from retentive_export.spec.manifest import TensorContract
-from retentive_export.spec.recipe import load_recipe, parse_recipe
+from retentive_export.spec.recipe import parse_recipe
+from retentive_export.spec.recipe_files import load_recipe
 from retentive_export.spec.targets import load_targets, target
 from retentive_export.spec.weights import WeightsSection, check_weights, symmetric_bytes
 from retentive_export.validate import validate_golden

@@ -22,7 +22,8 @@ from retentive_export.pipeline import BuildResult, build
 from retentive_export.planner import plan_recipe
 from retentive_export.report import validation_table
 from retentive_export.runtime import Session
-from retentive_export.spec.recipe import load_recipe, parse_recipe
+from retentive_export.spec.recipe import parse_recipe
+from retentive_export.spec.recipe_files import load_recipe
 from retentive_export.spec.targets import target
 from retentive_export.spec.weights import WeightsSection, quantised_bytes
 from retentive_export.validate import validate_golden

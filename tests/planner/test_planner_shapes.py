@@ -19,7 +19,8 @@ from retentive_export.planner import model_shape
 from retentive_export.planner.config import known_sources, model_config, with_defaults
 from retentive_export.planner.families import FAMILIES
 from retentive_export.reference_vlm import weights_dir
-from retentive_export.spec.recipe import ModelSection, load_recipe, recipe_names
+from retentive_export.spec.recipe import ModelSection
+from retentive_export.spec.recipe_files import load_recipe, recipe_names
 from tests.factories import TEXT_TYPES, VISION_FAMILIES, make_adapter, make_config, make_image_processor, make_model
 
 FRAMES = [(480, 640), (32, 32), (31, 97), (512, 512), (720, 1280), (1080, 608), (7, 9), (2000, 300)]

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retentive_export.errors import RecipeError
-from retentive_export.spec.recipe import Recipe, apply_overrides, load_recipe, parse_recipe, recipe_names, recipe_path
+from retentive_export.spec.overrides import apply_overrides
+from retentive_export.spec.recipe import Recipe, parse_recipe
+from retentive_export.spec.recipe_files import load_recipe, recipe_names, recipe_path
 from retentive_export.spec.targets import load_targets, target
 
 VALID: dict[str, Any] = {
