@@ -12,6 +12,7 @@ constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
 constexpr int32_t kMostGroups = 64;      // query heads that the kernels serve with one KV head
 constexpr int32_t kMostHeads = 65535;    // batch * kv_heads is a grid dimension
 constexpr int32_t kMostGridRows = 32768; // a cell, y * 65536 + x, is an int32
+constexpr int32_t kRoundedRows = 96;     // that a head's logits may have more than it has rows: plan.h
 
 struct Number {
     const char *name;
@@ -131,6 +132,11 @@ int32_t check_kernel_limits(const RetentiveGeometry &g) {
                     "(rows + chunk) * head_dim is (%d + %d) * %d; accepted by the kernels: at most %lld elements in "
                     "one KV head",
                     rows(g), g.chunk, g.head_dim, static_cast<long long>(kMostInt32));
+    if ((int64_t(rows(g)) + kRoundedRows) * groups(g) > kMostInt32)
+        return fail(
+            RETENTIVE_UNSUPPORTED,
+            "rows * query heads of a KV head is %d * %d; accepted by the kernels: about %lld logits in one KV head",
+            rows(g), groups(g), static_cast<long long>(kMostInt32));
     return RETENTIVE_OK;
 }
 
