@@ -170,12 +170,11 @@ class CacheSection(_Section):
     gate: GateSection = GateSection()
 
     @property
-    def coarsest(self) -> Literal["model", "int8", "int4"]:
+    def coarsest(self) -> Literal["model", "int8", "int4", "mixed"]:
         """Dtype of the coarsest local rows."""
         types = (self.rows.dtype, self.rows.latent.dtype if self.rows.latent else "model")
-        if "mixed" in types:
-            return "int4"
-        return next((dtype for dtype in ("int4", "int8") if dtype in types), "model")
+        coarse: tuple[Literal["mixed", "int4", "int8"], ...] = ("mixed", "int4", "int8")
+        return next((dtype for dtype in coarse if dtype in types), "model")
 
 
 class GenerationSection(_Section):
@@ -204,11 +203,12 @@ class Thresholds(_Section):
     def resolved(self, dtype: str, rows: str = "model") -> Thresholds:
         """Without nulls, for a model's dtype and the coarsest dtype of its local rows (`CacheSection.coarsest`).
 
-        Where rows are quantised a rounding difference may move a code by one level, which the memory rows inherit.
+        Where rows are quantised a rounding difference may move a code by one level, which the memory rows inherit, and
+        with latents the rows of all layers above: one over the largest code, which is 2 among mixed ones.
         """
         base = 1e-3 if dtype == "float32" else 2e-2
-        level = {"model": 0.0, "int8": 1 / 127, "int4": 1 / 7}[rows]
-        logit_error = 2e-2 if rows == "int4" else base
+        level = {"model": 0.0, "int8": 1 / 127, "int4": 1 / 7, "mixed": 1 / 2}[rows]
+        logit_error = 2e-2 if rows in {"int4", "mixed"} else base
         state_error = self.state_error or round(base + level, 6)
         return self.model_copy(update={"logit_error": self.logit_error or logit_error, "state_error": state_error})
 

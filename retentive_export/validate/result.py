@@ -214,15 +214,17 @@ def state_limits(manifest: Manifest, *, lockstep: bool) -> StateLimits:
     """Limits of the state by the manifest's thresholds.
 
     From equal states a step cannot change statistics or victims by a rounded code, so there they keep the limit of the
-    dtype, without the code level that quantised rows are allowed; unless the recipe gives a state_error of its own.
+    dtype, without the code level that quantised rows are allowed; else at most that of int4 rows, since attention
+    averages over many codes. A state_error of the recipe's own holds for all of them.
     """
     limits = manifest.thresholds.resolved(manifest.dtype)
     assert limits.state_error is not None
     decides = manifest.dtype == "float32"
     given = (manifest.recipe.get("thresholds") or {}).get("state_error")
     exact = limits.state_error
-    if lockstep and given is None:
-        exact = min(exact, Thresholds().resolved(manifest.dtype).state_error or exact)
+    if given is None:
+        most = Thresholds().resolved(manifest.dtype, "model" if lockstep else "int4").state_error
+        exact = min(exact, most or exact)
     return StateLimits(
         victims=exact if decides else None, default=limits.state_error, kinds=dict.fromkeys(STATISTICS, exact)
     )

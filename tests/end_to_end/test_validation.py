@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+import retentive_export
 from retentive_export.validate import validate_against
+from retentive_export.validate.golden import validate_golden
 from tests.end_to_end.twin import build_recipe
 from tests.validate.wrong_graphs import with_wrong_gate
 
@@ -34,3 +38,27 @@ def test_smollm2(tmp_path: Path) -> None:
     """int4 rows, in a cache so small that the prompt fills it."""
     artifact = build_recipe("smollm2-135m", tmp_path / "out", "cache.budget.rows=96", "golden_steps=1")
     check(artifact, tmp_path / "wrong", 7, steps=8)
+
+
+def test_smollm2_latents(tmp_path: Path) -> None:
+    """Latents of 8, 4 and 2 bits. Two free runs stay within what codes are allowed; from equal states every layer's
+    statistics stay within the limit of the dtype."""
+    calibration = f"calibration={few_dialogues(tmp_path, 2)}"
+    artifact = build_recipe("smollm2-135m-latent", tmp_path / "out", calibration, "cache.budget.rows=256")
+    golden = validate_golden(artifact)
+    assert golden.passed, golden.failures()
+    assert golden.limits.victims == golden.limits.of("importance") == pytest.approx(1e-3 + 1 / 7, abs=1e-6)
+    assert golden.limits.of("latent_codes") == pytest.approx(1e-3 + 1 / 2, abs=1e-6)
+    report = validate_against(artifact, steps=2, layers=True)
+    assert report.passed, report.failures()
+    assert report.limits.of("importance") == 1e-3
+
+
+def few_dialogues(directory: Path, count: int) -> Path:
+    """The first dialogues of the calibration set for text: enough to fit something, and soon done."""
+    whole = Path(retentive_export.__file__).parent / "calibration/text/dialogues.jsonl"
+    part = directory / "dialogues"
+    part.mkdir()
+    lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    (part / "dialogues.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
+    return part

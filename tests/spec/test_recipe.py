@@ -74,6 +74,23 @@ def test_the_sample_is_valid() -> None:
     assert recipe.thresholds.resolved("float32").logit_error == 0.01
 
 
+@pytest.mark.parametrize(
+    ("rows", "coarsest", "level", "logit_error"),
+    [
+        ({}, "model", 0, 1e-3),
+        ({"dtype": "int8"}, "int8", 1 / 127, 1e-3),
+        ({"dtype": "int8", "latent": {"rank": 4, "dtype": "int4", "front": 40}}, "int4", 1 / 7, 2e-2),
+        ({"dtype": "int8", "latent": {"rank": 4, "dtype": "mixed", "front": 40}}, "mixed", 1 / 2, 2e-2),
+    ],
+)
+def test_limits_follow_the_coarsest_code(rows: dict[str, Any], coarsest: str, level: float, logit_error: float) -> None:
+    """One over the largest code of the coarsest local rows."""
+    recipe = parse_recipe({"model": {"source": "x"}, "cache": {"rows": rows}})
+    assert recipe.cache.coarsest == coarsest
+    limits = recipe.thresholds.resolved("float32", recipe.cache.coarsest)
+    assert (limits.state_error, limits.logit_error) == (pytest.approx(1e-3 + level, abs=1e-6), logit_error)
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(NESTED)
 def test_any_data(data: Any) -> None:
