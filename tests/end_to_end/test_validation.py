@@ -7,24 +7,25 @@ from pathlib import Path
 import pytest
 
 import retentive_export
-from retentive_export.validate import validate_against
+from retentive_export.validate import ValidationReport, validate_against
 from retentive_export.validate.golden import validate_golden
 from tests.end_to_end.twin import build_recipe
 from tests.validate.wrong_graphs import with_wrong_gate
 
 
-def check(artifact: Path, wrong: Path, layer: int, *, steps: int) -> None:
+def check(artifact: Path, wrong: Path, layer: int, *, steps: int) -> ValidationReport:
     """The artifact passes layer by layer; with importance_decay 0.9 instead of 0.98 in one layer, that layer drifts and
-    no other."""
-    report = validate_against(artifact, steps=steps, layers=True)
-    assert report.passed, report.failures()
-    assert report.agreement == 1
-    assert report.first_layer is None
+    no other. The report of the right one."""
+    right = validate_against(artifact, steps=steps, layers=True)
+    assert right.passed, right.failures()
+    assert right.agreement == 1
+    assert right.first_layer is None
     with_wrong_gate(artifact, wrong, layer, before=0.98, after=0.9)
     report = validate_against(wrong, steps=steps, layers=True)
     assert not report.passed
     assert [one.layer for one in report.layers if one.drifts] == [layer]
     assert f"layer {layer}, importance" in str(report.drift())
+    return right
 
 
 def test_reference_vlm(reference_artifact: Path, tmp_path: Path) -> None:
@@ -49,8 +50,7 @@ def test_smollm2_latents(tmp_path: Path) -> None:
     assert golden.passed, golden.failures()
     assert golden.limits.victims == golden.limits.of("importance") == pytest.approx(1e-3 + 1 / 7, abs=1e-6)
     assert golden.limits.of("latent_codes") == pytest.approx(1e-3 + 1 / 2, abs=1e-6)
-    report = validate_against(artifact, steps=2, layers=True)
-    assert report.passed, report.failures()
+    report = check(artifact, tmp_path / "wrong", 7, steps=2)
     assert report.limits.of("importance") == 1e-3
 
 
