@@ -40,6 +40,10 @@ struct SplitView {
         return *reinterpret_cast<const float4 *>(partial + (size_t(item / quads) * splits + split) * s.D +
                                                  item % quads * 4);
     }
+    // Of the logits that the split's sums of this item are relative to.
+    __device__ __forceinline__ float maximum(const Shape &s, int item, int split) const {
+        return stats[size_t(item / (s.D / 4)) * splits + split].maximum;
+    }
 };
 
 // What a block needs of its head before anything else, on its way through shared memory: a load would have to wait for
@@ -132,51 +136,71 @@ struct DecodeHead {
     }
 };
 
-// What a warp reads of the splits' outputs for the first four channels that it adds up, sent for early.
+// How the outputs of a head are dealt out: four adjacent channels are an item, for as many lanes of a warp as it takes to
+// have half of its splits each.
+struct OutputTurn {
+    int lanes; // of an item: 4, 8, 16 or 32
+    int first; // item of this lane, of the G D / 4
+    int split; // first of this lane
+
+    __device__ __forceinline__ OutputTurn(int splits, int block) {
+        const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
+        lanes = splits > 32 ? 32 : splits > 16 ? 16 : splits > 8 ? 8 : 4;
+        first = (block * warps + warp_index()) * (kWarpSize / lanes) + lane / lanes;
+        split = lane % lanes;
+    }
+    __device__ __forceinline__ int step(int blocks) const { return blocks * int(blockDim.x) / lanes; }
+};
+
+// What a lane reads of the splits' outputs for its first item, sent for early.
 struct OutputAhead {
-    static constexpr int kLoads = 2; // of a lane
+    static constexpr int kLoads = 2;
     float4 part[kLoads];
+    float maximum[kLoads];
 
     __device__ __forceinline__ void load(const Shape &s, const SplitView &view, int block) {
-        const int item = block * int(blockDim.x) / kWarpSize + warp_index(), lane = threadIdx.x % kWarpSize;
-        if (item >= s.G * (s.D / 4)) return;
+        const OutputTurn turn(view.splits, block);
+        if (turn.first >= s.G * (s.D / 4)) return;
 #pragma unroll
-        for (int k = 0; k < kLoads; ++k)
-            if (lane + k * kWarpSize < view.splits) part[k] = view.part(s, item, lane + k * kWarpSize);
+        for (int k = 0; k < kLoads; ++k) {
+            const int split = turn.split + k * turn.lanes;
+            if (split >= view.splits) break;
+            part[k] = view.part(s, turn.first, split), maximum[k] = view.maximum(s, turn.first, split);
+        }
     }
 };
 
-// Four adjacent channels of a query at a time: a warp adds up their splits. Spread over `blocks` blocks.
+// One head's outputs, spread over `blocks` blocks.
 template <typename Element>
 __device__ __forceinline__ void decode_output(const Shape &s, const SplitView &view, const DecodeHead &head,
                                               const OutputAhead &ahead, int block, int blocks, Element *output) {
-    const int warps = blockDim.x / kWarpSize, lane = threadIdx.x % kWarpSize, quads = s.D / 4;
-    const int first = block * warps + warp_index();
+    const OutputTurn turn(view.splits, block);
+    const int items = s.G * (s.D / 4), step = turn.step(blocks);
 #pragma unroll 1
-    for (int item = first; item < s.G * quads; item += blocks * warps) {
-        const int g = item / quads, channel = item % quads * 4;
-        float4 sum = make_float4(0, 0, 0, 0);
-        const auto add = [&](int split, const float4 &part) {
-            const float maximum = view.stats[size_t(g) * view.splits + split].maximum;
-            const float factor = power_of_2(maximum - head.norms[g].maximum);
-            sum.x += factor * part.x, sum.y += factor * part.y, sum.z += factor * part.z, sum.w += factor * part.w;
+    for (int item = turn.first; __any_sync(kFullWarp, item < items); item += step) {
+        const bool there = item < items;
+        const QueryNorm &norm = head.norms[there ? item * 4 / s.D : 0];
+        float sum[4] = {};
+        const auto add = [&](const float4 &part, float maximum) {
+            const float factor = power_of_2(maximum - norm.maximum);
+            sum[0] += factor * part.x, sum[1] += factor * part.y, sum[2] += factor * part.z, sum[3] += factor * part.w;
         };
-        int split = lane;
-        if (item == first) {
+        int split = there ? turn.split : view.splits;
+        if (item == turn.first) {
 #pragma unroll
-            for (int k = 0; k < OutputAhead::kLoads; ++k, split += kWarpSize)
-                if (split < view.splits) add(split, ahead.part[k]);
+            for (int k = 0; k < OutputAhead::kLoads; ++k, split += turn.lanes)
+                if (split < view.splits) add(ahead.part[k], ahead.maximum[k]);
         }
 #pragma unroll 2
-        for (; split < view.splits; split += kWarpSize) add(split, view.part(s, item, split));
-        const float inverse = head.norms[g].inverse / kProbabilityScale<Element>;
-        const float x[4] = {warp_sum(sum.x) * inverse, warp_sum(sum.y) * inverse, warp_sum(sum.z) * inverse,
-                            warp_sum(sum.w) * inverse};
-        if (lane < 4)
-            output[size_t(g) * s.D + channel + lane] = from_float<Element>(lane == 0   ? x[0]
-                                                                           : lane == 1 ? x[1]
-                                                                           : lane == 2 ? x[2]
-                                                                                       : x[3]);
+        for (; split < view.splits; split += turn.lanes) add(view.part(s, item, split), view.maximum(s, item, split));
+#pragma unroll 1
+        for (int offset = turn.lanes / 2; offset > 0; offset /= 2)
+#pragma unroll
+            for (float &x : sum) x += __shfl_xor_sync(kFullWarp, x, offset);
+        const float x = turn.split == 0 ? sum[0] : turn.split == 1 ? sum[1] : turn.split == 2 ? sum[2] : sum[3];
+        if (there && turn.split < 4)
+            output[size_t(item) * 4 + turn.split] =
+                from_float<Element>(x * (norm.inverse / kProbabilityScale<Element>));
     }
 }
 
