@@ -150,9 +150,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<El
     mine.bh = bh;
     mine.query_tile = kRowsPerWarp ? blockIdx.y : blockIdx.y * kAttentionWarps + warp;
     const int query = mine.query_tile * kTileQueries + g;
-    mine.logits = shape.T > 1 || query >= shape.GT ? nullptr
-                                                   : reinterpret_cast<float *>(workspace + at.logits) +
-                                                         size_t(bh) * shape.GT * shape.logits() + query * kStageRows;
+    mine.logits = HeadSources{params, shape, bh}.logits(at, query);
     const bool busy = mine.query_tile < plan.query_tiles;
     const TileTurn turn = {kRowsPerWarp ? split * kAttentionWarps + warp : split,
                            plan.splits * (kRowsPerWarp ? kAttentionWarps : 1)};

@@ -59,6 +59,13 @@ struct HeadSources {
                 Source::fresh};
     }
 
+    // Where a query's logits go, as Shape::logit_at; nullptr: none are kept, or there is no such query.
+    __device__ __forceinline__ float *logits(const AttentionWorkspace &workspace, int query) const {
+        if (shape.T > 1 || query >= shape.GT) return nullptr;
+        return reinterpret_cast<float *>(static_cast<char *>(params.workspace) + workspace.logits) +
+               size_t(bh) * shape.GT * shape.logits() + query * kStageRows;
+    }
+
   private:
     __device__ __forceinline__ const char *at(const void *all, int rows, int bytes) const {
         return static_cast<const char *>(all) + size_t(bh) * rows * bytes;

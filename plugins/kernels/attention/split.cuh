@@ -13,7 +13,7 @@ template <typename Element, int kDim, int kRows, int kBits> struct SplitShared {
     static constexpr int kSumCount = kBits == 0 ? 1 : 2; // of a warp
     static constexpr int kStride = kDim + 8;             // floats; spreads the queries over the banks
     static constexpr int kSumBytes = kTileQueries * kStride * int(sizeof(float));
-    static constexpr int kQueryBytes = kSumCount * kFragmentBytes<kDim>;
+    static constexpr int kQueryBytes = kFragmentBytes<kDim, false> + (kBits == 0 ? 0 : kFragmentBytes<kDim, true>);
     static constexpr int kExactRows = kBits == 0 ? kRows : kTileRows; // that a warp takes at once
     static constexpr int kExactBytes = SplitPass<Element, kDim, kExactRows, StagedExact<Element, kDim>>::kBytes;
     static constexpr int kCodeBytes =
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     using ExactPass = SplitPass<Element, kDim, Shared::kExactRows, Exact>;
     using CodesPass = SplitPass<Element, kDim, kRows, Codes>;
     extern __shared__ __align__(128) char block_memory[];
-    __shared__ float factors[kTileQueries];
+    __shared__ float factors[Shared::kSumCount][kTileQueries];
     __shared__ SplitStats warp_stats[Shared::kSumCount][kAttentionWarps][kTileQueries];
     __shared__ SplitRows warp_rows[kAttentionWarps];
 
@@ -98,20 +98,17 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     const int query = blockIdx.y * kTileQueries + lane / 4, queries = shape.GT - int(blockIdx.y) * kTileQueries;
     char *workspace = static_cast<char *>(params.workspace), *memory = block_memory + Shared::kQueryBytes;
     uint4 *fragments = reinterpret_cast<uint4 *>(block_memory);
-    uint4 *code_fragments = reinterpret_cast<uint4 *>(block_memory + kFragmentBytes<kDim>);
+    uint4 *code_fragments = reinterpret_cast<uint4 *>(block_memory + kFragmentBytes<kDim, false>);
     char *stage = memory + warp * Shared::kWarpBytes;
     const HeadSources head{params, shape, bh};
-    SplitWarp mine{head, int(blockIdx.y),
-                   shape.T > 1 || query >= shape.GT ? nullptr
-                                                    : reinterpret_cast<float *>(workspace + at.logits) +
-                                                          size_t(bh) * shape.GT * shape.logits() + query * kStageRows,
-                   statistics && blockIdx.y == 0};
+    SplitWarp mine{head, int(blockIdx.y), head.logits(at, query), statistics && blockIdx.y == 0};
     const TileTurn turn = {warp * plan.splits + split, plan.splits * kAttentionWarps}; // all blocks get as much to do
     const int first_exact = turn.first(0), first_coarse = turn.first(plan.exact_tiles);
     const int first_fresh = turn.first(plan.exact_tiles + plan.coarse_tiles);
 
     let_next_kernel_start();
     ExactPass::prefetch_tile(head.exact<Element>(), first_exact, plan.exact_tiles); // while the kernel before ends
+    if constexpr (kBits != 0) CodesPass::prefetch_tile(head.coarse(), first_coarse, plan.coarse_tiles);
     wait_for_previous_kernel();
 
     // Nothing can be done without the queries, which go ahead of the rows. They and the scales lie where their operands
@@ -121,12 +118,11 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     commit_copies();
     Ahead ahead;
     if (first_exact < plan.exact_tiles) {
-        ExactPass::send(mine, head.exact<Element>(), first_exact, plan.exact_tiles, turn.readers, stage, ahead);
-        wait_for_copies<2 * ExactPass::kStages>();
+        ExactPass::send(mine, head.exact<Element>(), first_exact, plan.exact_tiles, stage, ahead);
+        wait_for_copies<2>();
     } else if (kBits != 0 && first_coarse < plan.coarse_tiles && first_fresh >= plan.fresh_tiles) {
-        CodesPass::send(mine, head.coarse(), first_coarse, plan.coarse_tiles, turn.readers, stage,
-                        ahead);                    // no new token
-        wait_for_copies<2 * CodesPass::kStages>(); // before it
+        CodesPass::send(mine, head.coarse(), first_coarse, plan.coarse_tiles, stage, ahead); // no new token before it
+        wait_for_copies<2>();
     } else {
         wait_for_copies<0>();
     }
@@ -138,12 +134,12 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
         code_queries.load(reinterpret_cast<const Element *>(fragments), reinterpret_cast<const float *>(code_fragments),
                           queries, shape.D);
     __syncthreads();
-    exact_queries.store(params.scale, fragments, factors);
-    if constexpr (kBits != 0) code_queries.store(params.scale, code_fragments, factors);
+    exact_queries.store(params.scale, fragments, factors[0]);
+    if constexpr (kBits != 0) code_queries.store(params.scale, code_fragments, factors[1]);
     __syncthreads();
 
     {
-        ExactPass pass(mine, fragments, stage, std::is_same_v<Element, __half> ? factors[lane / 4] : 1.0f);
+        ExactPass pass(mine, fragments, stage, factors[0][lane / 4]);
 #pragma unroll 1
         for (int part = 0; part < 2; ++part) // one piece of code for exact rows and for new tokens
             pass.attend(part == 0 ? head.exact<Element>() : head.fresh<Element>(),
@@ -152,8 +148,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 0), warp_stats[0][warp]);
     }
     if constexpr (kBits != 0) {
-        CodesPass pass(mine, code_fragments, stage, 1.0f);
-        pass.begin();
+        CodesPass pass(mine, code_fragments, stage, factors[1][lane / 4]);
         pass.attend(head.coarse(), first_coarse, plan.coarse_tiles, turn.readers, ahead);
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 1), warp_stats[1][warp]);
     }

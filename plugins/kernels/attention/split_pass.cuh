@@ -32,28 +32,21 @@ struct Ahead {
 };
 
 template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass {
-    using Operand = typename Rows::Operand;
     using Stage = Staging<kRows, Rows::kRowBytes, Rows::kCodes>;
     static constexpr int kParts = kRows / 8;                   // 8-row parts of a stage
     static constexpr int kHalfBytes = kRows * Rows::kRowBytes; // keys, or values
-    static constexpr int kStages = Rows::kStages;              // under way at once
-    static constexpr int kBytes = kStages * 2 * kHalfBytes;
-    static constexpr bool kOffset = Rows::kOffset != 0.0f;
-    // Base-2 logits may exceed the running maximum by so much before it is raised, so that it seldom is: probabilities
-    // then are below 2^kRoom, and must fit their operand (float16: 2^4 kProbabilityScale).
-    static constexpr float kRoom = std::is_same_v<Operand, __half> ? 4.0f : 8.0f;
+    static constexpr int kBytes = 2 * kHalfBytes;
 
     SplitWarp &warp;
-    const uint4 *fragments; // shared memory, Operand A of the queries
-    char *memory;           // shared memory of the warp: stages of keys, then values
-    float factor;           // that the queries' operands were divided by
+    const uint4 *fragments; // shared memory, operands of the queries
+    char *memory;           // shared memory of the warp: keys, then values
+    float factor;           // that products of the lane's query must be multiplied by
+    typename Rows::Base base;
     Running running;
-    Sums<kDim> sums = {};
-    float surplus[4] = {}; // sums of the probabilities' operands, where values go in with an offset
-    float base[4] = {};    // what the keys' offset adds to a logit
+    typename Rows::Sums sums = {};
 
-    __device__ __forceinline__ SplitPass(SplitWarp &w, const uint4 *queries, char *stages, float divided)
-        : warp(w), fragments(queries), memory(stages), factor(divided) {}
+    __device__ __forceinline__ SplitPass(SplitWarp &w, const uint4 *queries, char *stages, float factor_of_query)
+        : warp(w), fragments(queries), memory(stages), factor(factor_of_query), base(Rows::base(queries)) {}
 
     // Bring a tile into the L2 cache. One warp.
     static __device__ __forceinline__ void prefetch_tile(const Source &from, int tile, int last) {
@@ -63,73 +56,41 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
                      unsigned(min(kRows, from.rows - row) * from.row_bytes));
     }
 
-    // Send for the tiles first, first + step, ... that there is room for.
+    // Send for the first tile, where there is one.
     static __device__ __forceinline__ void send(const SplitWarp &warp, const Source &from, int first, int last,
-                                                int step, char *memory, Ahead &ahead) {
+                                                char *memory, Ahead &ahead) {
         if (from.row_bytes < Rows::kRowBytes) clear_stage(memory, kBytes);
 #pragma unroll 1
-        for (int i = 0; i < 2 * kStages; ++i)
-            copy(from, i % 2 == 0 ? from.keys : from.values, first + i / 2 * step, last, memory + i * kHalfBytes);
+        for (int i = 0; i < 2; ++i) copy(from, i == 0 ? from.keys : from.values, first, last, memory + i * kHalfBytes);
         ahead.words = load(RowWordsOf(warp.head, from, warp.statistics), first), ahead.sent = true;
-    }
-
-    // What an offset of the keys adds to the logits: the queries' operands themselves are summed, so that it comes off
-    // exactly.
-    __device__ __forceinline__ void begin() {
-        if constexpr (kOffset) {
-            const __nv_bfloat162 minus = __floats2bfloat162_rn(-Rows::kOffset, -Rows::kOffset);
-            const uint32_t b = pack(minus.x, minus.y);
-#pragma unroll
-            for (int step = 0; step < kDim / 16; ++step) {
-                uint32_t a[4];
-                load_fragment(fragments, step, a);
-                mma<Operand>(base, a, b, b);
-            }
-        }
     }
 
     // Tiles first, first + step, ... below last of a source.
     __device__ __forceinline__ void attend(const Source &from, int first, int last, int step, Ahead &ahead) {
         if (first >= last) return;
-        if (!ahead.sent) send(warp, from, first, last, step, memory, ahead);
+        if (!ahead.sent) send(warp, from, first, last, memory, ahead);
         ahead.sent = false;
         const RowWordsOf words_of(warp.head, from, warp.statistics);
         RowWords words = ahead.words;
-        char *keys = memory;
+        char *const keys = memory, *const values = memory + kHalfBytes;
 #pragma unroll 1
         for (int tile = first; tile < last; tile += step) {
-            const int row = tile * kRows, later = tile + kStages * step;
-            char *values = keys + kHalfBytes;
-            float c[kParts][4], p[kParts][2];
+            const int row = tile * kRows, next = tile + step;
+            float x[kParts][2], p[kParts][2];
             arrive(from, row, keys);
-#pragma unroll
-            for (int part = 0; part < kParts; ++part)
-#pragma unroll
-                for (int i = 0; i < 4; ++i) c[part][i] = base[i];
-            Rows::template logits<kParts>(fragments, keys, c);
+            Rows::template products<kParts>(fragments, base, keys, x);
             __syncwarp(); // all lanes have read the stage
-            copy(from, from.keys, later, last, keys);
+            copy(from, from.keys, next, last, keys);
             const StageMeta meta = digest(words, from, row);
-            if (tile + step < last) words = load(words_of, tile + step);
+            if (next < last) words = load(words_of, next);
             if (__builtin_expect(meta.plain, 1))
-                weights<true>(c, meta, from, row, p);
+                weights<true>(x, meta, from, row, p);
             else
-                weights<false>(c, meta, from, row, p);
+                weights<false>(x, meta, from, row, p);
             arrive(from, row, values);
-            if constexpr (Rows::kCodes) { // the instruction cache is small
-#pragma unroll 1
-                for (int half = 0; half < kParts / 2; ++half) {
-                    weigh(p[0], p[1], values, 16 * half);
-                    if constexpr (kParts > 2)
-                        p[0][0] = p[2][0], p[0][1] = p[2][1], p[1][0] = p[3][0], p[1][1] = p[3][1];
-                }
-            } else {
-#pragma unroll
-                for (int half = 0; half < kParts / 2; ++half) weigh(p[2 * half], p[2 * half + 1], values, 16 * half);
-            }
+            Rows::template weigh<kParts>(p, values, sums);
             __syncwarp();
-            copy(from, from.values, later, last, values);
-            if constexpr (kStages > 1) keys = values + kHalfBytes == memory + kBytes ? memory : values + kHalfBytes;
+            copy(from, from.values, next, last, values);
         }
     }
 
@@ -138,9 +99,7 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
         running.template gather<4>();
         const int g = threadIdx.x % kWarpSize / 4;
         if (threadIdx.x % 4 == 0) stats[g] = running.stats();
-#pragma unroll
-        for (float &x : surplus) x *= Rows::kOffset;
-        if (g < queries) Rows::store(sums, surplus, to + g * kStride);
+        if (g < queries) Rows::store(sums, to + g * kStride);
     }
 
   private:
@@ -150,8 +109,8 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
     }
     // Under way are at most the group that is waited for and those sent for after it.
     __device__ __forceinline__ void arrive(const Source &from, int row, char *stage) const {
-        wait_for_copies<2 * kStages - 1>();
-        if constexpr (Rows::kFresh)
+        wait_for_copies<1>();
+        if constexpr (!Rows::kCodes)
             if (from.kind == Source::fresh) Stage::template sanitize<Element>(stage, min(from.rows - row, kRows));
     }
 
@@ -188,7 +147,7 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
 
     // Products to probabilities, scaled by the value scales where there are codes. kPlain: as StageMeta.
     template <bool kPlain>
-    __device__ __forceinline__ void weights(const float (&c)[kParts][4], const StageMeta &meta, const Source &from,
+    __device__ __forceinline__ void weights(const float (&x)[kParts][2], const StageMeta &meta, const Source &from,
                                             int first, float (&p)[kParts][2]) {
         const int t = threadIdx.x % 4;
         const unsigned visual = meta.visual >> 2 * t, local = meta.local >> 2 * t, unseen = hidden(from, first);
@@ -198,7 +157,7 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
                 float &logit = s[part][k];
-                logit = clamp((c[part][k] + c[part][k + 2]) * factor, -kLogitLimit, kLogitLimit);
+                logit = clamp(x[part][k] * factor, -kLogitLimit, kLogitLimit);
                 if constexpr (!kPlain) {
                     const int i = 8 * part + 2 * t + k;
                     const float bias = __shfl_sync(kFullWarp, meta.bias, i);
@@ -216,7 +175,7 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
         }
         best = fmaxf(best, __shfl_xor_sync(kFullWarp, best, 1));
         best = fmaxf(best, __shfl_xor_sync(kFullWarp, best, 2));
-        if (__any_sync(kFullWarp, best > running.maximum + kRoom)) raise(fmaxf(best, running.maximum));
+        if (__any_sync(kFullWarp, best > running.maximum + Rows::kRoom)) raise(fmaxf(best, running.maximum));
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
 #pragma unroll
@@ -232,23 +191,12 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
             }
     }
 
-    // sums += probabilities times the values of 16 rows from `row` on; `low`, `high`: the lane's of 8 rows each.
-    __device__ __forceinline__ void weigh(const float (&low)[2], const float (&high)[2], const char *values, int row) {
-        const Pair<Operand> first(low[0], low[1]), second(high[0], high[1]);
-        const uint32_t a[4] = {first.rounded, first.error, second.rounded, second.error};
-        Rows::weigh(a, values, row, sums);
-        if constexpr (kOffset) mma<Operand>(surplus, a, 0x3f803f80u, 0x3f803f80u); // ones
-    }
-
     __device__ __forceinline__ void raise(float to) {
         const float by = running.raise(to);
 #pragma unroll
-        for (int j = 0; j < kDim / 8; ++j)
+        for (auto &of_channels : sums)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) sums[j][i] *= by;
-        if constexpr (kOffset)
-#pragma unroll
-            for (float &x : surplus) x *= by;
+            for (float &x : of_channels) x *= by;
     }
 };
 

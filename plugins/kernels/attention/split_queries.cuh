@@ -3,33 +3,13 @@
 
 #include <type_traits>
 
-#include "attention/split_rows.cuh"
+#include "attention/split_codes.cuh"
 
 namespace retentive {
 
-// Two numbers, rounded and what the rounding left.
-template <typename Operand> struct Pair {
-    uint32_t rounded, error;
-
-    __device__ __forceinline__ Pair(float x, float y) {
-        rounded = pack_pair(x, y);
-        Operand terms[2];
-        memcpy(terms, &rounded, sizeof rounded);
-        error = pack_pair(x - to_float(terms[0]), y - to_float(terms[1]));
-    }
-
-  private:
-    static __device__ __forceinline__ uint32_t pack_pair(float x, float y) {
-        if constexpr (std::is_same_v<Operand, __nv_bfloat16>) {
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
-            return pack(pair.x, pair.y);
-        } else {
-            return pack(from_float<Operand>(x), from_float<Operand>(y));
-        }
-    }
-};
-
-template <int kDim> constexpr int kFragmentBytes = kDim / 16 * kWarpSize * int(sizeof(uint4)); // of all k steps
+// Of all k steps: two 16-bit terms a number, or two bytes.
+template <int kDim, bool kCodes>
+constexpr int kFragmentBytes = kDim / (kCodes ? 32 : 16) * kWarpSize * int(sizeof(uint4));
 
 // Start to copy a tile of queries as they are: [queries, D]. All threads of the block.
 template <typename Element>
@@ -52,8 +32,8 @@ __device__ __forceinline__ void send_key_scale(const RetentiveAttentionParams &p
 
 // A thread's part of the queries for rows of one kind.
 template <typename Element, int kDim, typename Rows> struct QueryFragments {
-    static constexpr int kSteps = kDim / 16 / kAttentionWarps; // of a thread: k steps warp, warp + 4, ...
-    static constexpr bool kNormalise = !Rows::kCodes && std::is_same_v<Element, __half>;
+    static constexpr int kSteps = kDim / 16 / kAttentionWarps; // of a thread: four channels each
+    static constexpr bool kNormalise = Rows::kCodes || std::is_same_v<Element, __half>;
 
     Element x[kSteps][4];
     float key_scale[kSteps][4];
@@ -72,19 +52,30 @@ template <typename Element, int kDim, typename Rows> struct QueryFragments {
             }
     }
 
-    // Times `scale` and log2 e, and the keys' scales where there are codes. factors[q]: the power of two that query q's
-    // operands were divided by, with float16 alone. All threads of the block; synchronises with float16.
+    // Times `scale` and log2 e, and the keys' scales where there are codes. factors[q]: what query q's operands must be
+    // multiplied by; 1 with exact rows in bfloat16. All threads of the block; synchronises but then.
     __device__ __forceinline__ void store(float scale, uint4 *to, float *factors) const {
-        const int warp = threadIdx.x / kWarpSize;
-        const float inverse = kNormalise ? 1.0f / factor_of(scale, factors) : 1.0f; // exact
+        const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+        float inverse = 1.0f;
+        if constexpr (kNormalise) {
+            const float most = largest(scale), factor = Rows::kCodes ? most / kLargestQuery : query_factor(most);
+            inverse = Rows::kCodes ? (most > 0.0f ? kLargestQuery / most : 0.0f) : 1.0f / factor;
+            if (warp == 0 && lane % 4 == 0) factors[lane / 4] = factor;
+        } else if (warp == 0 && lane % 4 == 0) {
+            factors[lane / 4] = 1.0f;
+        }
 #pragma unroll
         for (int i = 0; i < kSteps; ++i) {
+            const int unit = warp + kAttentionWarps * i;
             float y[4];
 #pragma unroll
             for (int e = 0; e < 4; ++e) y[e] = number(i, e, scale) * inverse;
-            const Pair<typename Rows::Operand> low(y[0], y[1]), high(y[2], y[3]);
-            to[(warp + kAttentionWarps * i) * kWarpSize + threadIdx.x % kWarpSize] =
-                make_uint4(low.rounded, low.error, high.rounded, high.error);
+            if constexpr (Rows::kCodes) {
+                reinterpret_cast<uint2 *>(to + unit / 2 * kWarpSize + lane)[unit % 2] = bytes(y);
+            } else {
+                const Pair<typename Rows::Operand> low(y[0], y[1]), high(y[2], y[3]);
+                to[unit * kWarpSize + lane] = make_uint4(low.rounded, low.error, high.rounded, high.error);
+            }
         }
     }
 
@@ -94,9 +85,20 @@ template <typename Element, int kDim, typename Rows> struct QueryFragments {
         return Rows::kCodes ? y * key_scale[i][e] : y;
     }
 
-    // Brings a query's largest magnitude into [256, 512): float16 would overflow, or lose small queries.
-    __device__ __forceinline__ float factor_of(float scale, float *factors) const {
-        __shared__ float largest[kAttentionWarps][kTileQueries];
+    // High bytes and low bytes of four integers.
+    static __device__ __forceinline__ uint2 bytes(const float (&y)[4]) {
+        uint2 all = make_uint2(0, 0);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int whole = __float2int_rn(y[e]), high = (whole + 128) >> 8;
+            all.x |= unsigned(high & 0xff) << 8 * e, all.y |= unsigned(whole & 0xff) << 8 * e;
+        }
+        return all;
+    }
+
+    // Magnitude of the lane's query over all its channels.
+    __device__ __forceinline__ float largest(float scale) const {
+        __shared__ float shared[kAttentionWarps][kTileQueries];
         const int lane = threadIdx.x % kWarpSize, g = lane / 4;
         float most = 0.0f;
 #pragma unroll
@@ -105,13 +107,11 @@ template <typename Element, int kDim, typename Rows> struct QueryFragments {
             for (int e = 0; e < 4; ++e) most = fmaxf(most, fabsf(number(i, e, scale)));
         most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
         most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
-        if (lane % 4 == 0) largest[threadIdx.x / kWarpSize][g] = most;
+        if (lane % 4 == 0) shared[threadIdx.x / kWarpSize][g] = most;
         __syncthreads();
 #pragma unroll
-        for (int w = 0; w < kAttentionWarps; ++w) most = fmaxf(most, largest[w][g]);
-        const float factor = query_factor(most);
-        if (threadIdx.x < kWarpSize && lane % 4 == 0) factors[g] = factor;
-        return factor;
+        for (int w = 0; w < kAttentionWarps; ++w) most = fmaxf(most, shared[w][g]);
+        return most;
     }
 };
 
