@@ -1,4 +1,7 @@
-"""The language model that both arms of `decode_loop` run: Hugging Face's own modules, attention left to a loop."""
+"""The language model that all arms of `decode_loop` run: Hugging Face's own modules, attention left to a loop.
+
+Projections of the same input are one matrix product, as in serving engines; that makes every arm faster.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measure import note
 from retentive_export.models.attention import retentive_attention_forward
 
-__all__ = ["SHAPES", "Attend", "Compilation", "DecodeStep", "build_model", "weight_bytes"]
+__all__ = ["SHAPES", "Attend", "Compilation", "DecodeStep", "build_model", "join_projections", "weight_bytes"]
 
 ATTENTION = "retentive_benchmark"
 
@@ -74,8 +77,60 @@ class Switch:
         return self.arm.attend(layer_index, query, key, value, scale)
 
 
+class JointProjection(nn.Module):
+    """Linear layers of one input as one matrix product.
+
+    It stands in the first one's place and is called before `JointOutput` is in the others'.
+    """
+
+    def __init__(self, parts: list[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.cat([part.weight.detach() for part in parts]), requires_grad=False)
+        self.widths = [part.out_features for part in parts]
+        self.others: list[Tensor] = []
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        first, *self.others = nn.functional.linear(hidden, self.weight).split(self.widths, dim=-1)
+        return first
+
+
+class JointOutput(nn.Module):
+    """Output number `index` of a `JointProjection`, behind its first."""
+
+    def __init__(self, joint: JointProjection, index: int) -> None:
+        super().__init__()
+        self._joint = (joint,)  # not a module of this one: its weights are there once
+        self._index = index
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._joint[0].others[self._index]
+
+
+def join_projections(model: Any) -> None:
+    """Make query, key and value, and gate and up, one matrix product each."""
+    for layer in model.layers:
+        for module, names in (
+            (layer.self_attn, ("q_proj", "k_proj", "v_proj")),
+            (layer.mlp, ("gate_proj", "up_proj")),
+        ):
+            joint = JointProjection([getattr(module, name) for name in names])
+            setattr(module, names[0], joint)
+            for index, name in enumerate(names[1:]):
+                setattr(module, name, JointOutput(joint, index))
+
+
+@torch.compiler.disable
+def _apart(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook that ends what inductor compiles as one: see `build_model`."""
+    return inputs
+
+
 def build_model(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """`Qwen3VLTextModel` with random weights, made on the device; embedding and head share their weights."""
+    """`Qwen3VLTextModel` with random weights, made on the device; embedding and head share their weights.
+
+    The activation is computed ahead of the down projection: inside that product, as inductor has it with one row, every
+    output computes it anew (33 us instead of 22 on an H100).
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
@@ -95,6 +150,9 @@ def build_model(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
         torch.set_default_dtype(before)
     if model.rotary_emb.inv_freq.dtype != torch.float32:
         raise RuntimeError(f"rotary frequencies are {model.rotary_emb.inv_freq.dtype}, and must be float32")
+    join_projections(model)
+    for layer in model.layers:
+        layer.mlp.down_proj.register_forward_pre_hook(_apart)
     return model.eval().requires_grad_(False)
 
 
