@@ -79,6 +79,11 @@ void Refusals::run() {
     RetentiveStepParams whole = step_call(case_, refusal_steps, inputs_, state_, attention_, workspace(step));
     whole.victims = static_cast<int64_t *>(decision_.at("victims"));
     refuse("retentive_step", retentive_step, whole, wrong_step_calls(step));
+    const size_t part = retentive_step_workspace(&g_, 1);
+    RetentiveStepParams one = step_call(case_, 1, inputs_, state_, attention_, workspace(part));
+    one.victims = whole.victims;
+    refuse("retentive_step_attend", retentive_step_attend, one, wrong_part_calls(part));
+    refuse("retentive_step_settle", retentive_step_settle, one, wrong_part_calls(part));
     check_workspaces();
 }
 

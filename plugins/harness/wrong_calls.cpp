@@ -174,4 +174,11 @@ WrongCalls<RetentiveStepParams> wrong_step_calls(size_t workspace) {
     return calls;
 }
 
+WrongCalls<RetentiveStepParams> wrong_part_calls(size_t workspace) {
+    auto calls = wrong_step_calls(workspace);
+    calls.push_back(
+        {"steps is 2: a step in two parts takes 1", RETENTIVE_INVALID, [](RetentiveStepParams &p) { p.steps = 2; }});
+    return calls;
+}
+
 } // namespace retentive::harness

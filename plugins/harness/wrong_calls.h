@@ -28,6 +28,7 @@ WrongCalls<RetentiveAttentionParams> wrong_attention_calls(size_t workspace);
 WrongCalls<RetentiveGateParams> wrong_gate_calls(size_t workspace);
 WrongCalls<RetentiveTransitionParams> wrong_transition_calls(size_t workspace);
 WrongCalls<RetentiveStepParams> wrong_step_calls(size_t workspace);
+WrongCalls<RetentiveStepParams> wrong_part_calls(size_t workspace); /* T = 1 */
 
 } // namespace retentive::harness
 

@@ -53,7 +53,7 @@ def test_the_quick_check_passes(harness: Path, tmp_path: Path) -> None:
     assert found["passed"] is True
     assert [case["name"] for case in found["cases"]] == listed
     assert all(case["passed"] and not case["failures"] for case in found["cases"])
-    assert found["cases"][0]["counts"]["refused calls"] > 200
+    assert found["cases"][0]["counts"]["refused calls"] > 350
     compared = {"output", "received", "surprise", "visual_entropy", "importance_next", "entropy_next", "absorption"}
     compared |= {"retention", "importance", "entropy", "memory_mass", "recall_state", "visual_state", "value_scale"}
     assert compared <= set(found["worst"])

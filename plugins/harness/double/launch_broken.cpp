@@ -97,7 +97,9 @@ int32_t retentive_step(const RetentiveStepParams *params, void *) {
     return RETENTIVE_OK;
 }
 
-/* The first part does it all: there is no stream here that could be waited for. */
-int32_t retentive_step_attend(const RetentiveStepParams *params, void *) { return retentive_step(params, nullptr); }
-int32_t retentive_step_settle(const RetentiveStepParams *, void *) { return RETENTIVE_OK; }
+int32_t retentive_step_attend(const RetentiveStepParams *params, void *) {
+    const int32_t status = refuse_part(params);
+    return status == RETENTIVE_OK ? retentive_step(params, nullptr) : status;
+}
+int32_t retentive_step_settle(const RetentiveStepParams *params, void *) { return refuse_part(params); }
 const char *retentive_message(void) { return retentive::message(); }

@@ -19,9 +19,9 @@ int32_t retentive_transition(const RetentiveTransitionParams *params, void *) {
 int32_t retentive_step(const RetentiveStepParams *params, void *) {
     return launch_host(params, retentive_reference_step);
 }
-/* The first part does it all: there is no stream here that could be waited for. */
 int32_t retentive_step_attend(const RetentiveStepParams *params, void *) {
-    return launch_host(params, retentive_reference_step);
+    const int32_t status = refuse_part(params);
+    return status == RETENTIVE_OK ? retentive_step(params, nullptr) : status;
 }
-int32_t retentive_step_settle(const RetentiveStepParams *, void *) { return RETENTIVE_OK; }
+int32_t retentive_step_settle(const RetentiveStepParams *params, void *) { return refuse_part(params); }
 const char *retentive_message(void) { return retentive::message(); }

@@ -24,6 +24,14 @@ template <typename Params> int32_t launch_host(const Params *params, int32_t (*r
     return RETENTIVE_OK;
 }
 
+/* What both parts of a step refuse. The first one does it all: there is no stream here that could be waited for. */
+inline int32_t refuse_part(const RetentiveStepParams *params) {
+    if (params == nullptr) return fail(RETENTIVE_INVALID, "params is NULL");
+    if (params->steps != 1)
+        return fail(RETENTIVE_INVALID, "steps is %d: a step in two parts takes 1", static_cast<int>(params->steps));
+    return check(*params, true, host_workspace(&params->geometry, params->steps));
+}
+
 } // namespace retentive::harness
 
 #endif /* RETENTIVE_HARNESS_DOUBLE_LAUNCH_HOST_H_ */
