@@ -101,10 +101,12 @@ int32_t Rotation::launch_one(const Places &state, void *stream) const {
         if (const int32_t status = decide(state, stream)) return status;
         return move(state, stream);
     case Operation::aside:
+    case Operation::output:
     case Operation::step: break;
     }
     const RetentiveStepParams params = step(state, workspace());
-    return retentive_step(&params, stream);
+    return size_.operation == Operation::output ? retentive_step_attend(&params, stream)
+                                                : retentive_step(&params, stream);
 }
 
 int32_t Rotation::launch_aside(void *stream) const {

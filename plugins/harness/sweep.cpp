@@ -45,7 +45,8 @@ class SizeChecks {
     static std::string name(const SweepSize &size) { return describe(size.layer.geometry, size.layer.steps); }
     bool timed(const SweepSize &layer, bool whole_step) const {
         return std::any_of(sizes_.begin(), sizes_.end(), [&](const SweepSize &other) {
-            const bool whole = other.operation == Operation::step || other.operation == Operation::aside;
+            const bool whole = other.operation == Operation::step || other.operation == Operation::aside ||
+                               other.operation == Operation::output;
             return name(other) == name(layer) && whole == whole_step;
         });
     }

@@ -79,6 +79,11 @@ void add_decode(Sizes &sizes) {
     for (const int32_t rows : {16384, 65536})
         add(sizes, "decode, settled aside", Operation::aside, coarse_layer(rows, RETENTIVE_INT4));
     add(sizes, "decode, settled aside", Operation::aside, with_memory(exact_layer(16384), 24, 1024));
+    for (const int32_t rows : {1024, 4096, 16384, 65536})
+        add(sizes, "decode, output alone", Operation::output, exact_layer(rows));
+    for (const int32_t dtype : {RETENTIVE_INT8, RETENTIVE_INT4})
+        for (const int32_t rows : {16384, 65536})
+            add(sizes, "decode, output alone", Operation::output, coarse_layer(rows, dtype));
     decode(with_memory(exact_layer(16384)));
     decode(with_memory(exact_layer(16384), 24, 1024));
     decode(with_memory(coarse_layer(16384, RETENTIVE_INT4, 4096)));
@@ -109,13 +114,14 @@ void add_prefill(Sizes &sizes, int32_t rows, int32_t steps) {
 void add_quick(Sizes &sizes) {
     add(sizes, "decode", Operation::step, exact_layer(256));
     add(sizes, "decode", Operation::step, with_memory(coarse_layer(512, RETENTIVE_INT4, 200)));
+    add(sizes, "decode, output alone", Operation::output, coarse_layer(512, RETENTIVE_INT4, 200));
     add_prefill(sizes, 256, 8);
 }
 
 } // namespace
 
 const char *operation_name(Operation operation) {
-    static constexpr const char *names[] = {"step", "aside", "operators", "attention", "gate", "transition"};
+    static constexpr const char *names[] = {"step", "aside", "output", "operators", "attention", "gate", "transition"};
     return names[static_cast<int>(operation)];
 }
 

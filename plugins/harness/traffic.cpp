@@ -38,6 +38,8 @@ class Counter {
     Traffic attention() const {
         return {bytes_of(state_) - bytes_of(state_, statistics) + bytes_of(inputs_), bytes_of(attention_)};
     }
+    /* The first part of a step, which reads the statistics for their sums; what it keeps for the second stays inside. */
+    Traffic output() const { return {bytes_of(state_) + bytes_of(inputs_), bytes_of(attention_, {"output"})}; }
     Traffic gate() const {
         return {bytes_of(state_, {"row_meta", "importance", "entropy"}) + bytes_of(inputs_, {"token_meta"}) +
                     bytes_of(attention_, {"received", "surprise", "visual_entropy"}),
@@ -90,6 +92,7 @@ Traffic traffic_of(const SweepSize &size) {
     switch (size.operation) {
     case Operation::aside:
     case Operation::step: return counter.step();
+    case Operation::output: return counter.output();
     case Operation::attention: return counter.attention();
     case Operation::gate: return counter.gate();
     case Operation::transition: return counter.transition();
