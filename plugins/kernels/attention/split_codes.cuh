@@ -58,7 +58,7 @@ template <int kDim, int kBits> struct StagedCodes {
     static constexpr int kValueLoads = kRowBytes >= 64 ? kRowBytes / 64 : 1;
 
     using Sums = float[kDim / 8][2]; // [8 channels][2 t, 2 t + 1]
-    struct Base {                    // of the products of queries and keys: what the codes' offset adds to them
+    struct Base {                    // what the products of queries and keys begin with: less what the offset adds
         int sum[4] = {};
     };
 

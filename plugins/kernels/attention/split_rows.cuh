@@ -22,7 +22,7 @@ __device__ __forceinline__ void load_transposed(const char *row, uint32_t (&b)[4
                  : "memory");
 }
 
-// Operand A of one k step, from where stage_fragments() put it.
+// Operand A of one k step, from where QueryFragments::store() put it.
 __device__ __forceinline__ void load_fragment(const uint4 *fragments, int step, uint32_t (&a)[4]) {
     const uint4 x = fragments[step * kWarpSize + threadIdx.x % kWarpSize];
     a[0] = x.x, a[1] = x.y, a[2] = x.z, a[3] = x.w;
@@ -60,7 +60,7 @@ template <typename Element, int kDim> struct StagedExact {
     static constexpr float kRoom = std::is_same_v<Element, __half> ? 4.0f : 8.0f;
 
     using Sums = float[kDim / 8][4]; // [8 channels][2 t, 2 t + 1 of the rounded operand, then of the errors]
-    struct Base {};                  // of the products of queries and keys
+    struct Base {};                  // what the products of queries and keys begin with: nothing
 
     static __device__ __forceinline__ int channel(int step, int t, int e) {
         return 16 * step + 2 * t + e % 2 + e / 2 * 8;
