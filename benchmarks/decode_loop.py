@@ -24,7 +24,16 @@ import torch
 from benchmarks.decode_arms import Bounded, FullCache, plan, sdpa_forms, text_shape
 from benchmarks.decode_model import SHAPES, Attend, Compilation, DecodeStep, build_model, weight_bytes
 from benchmarks.decode_report import PUBLISHED, print_table, with_speedups
-from benchmarks.measure import Captured, copy_bandwidth, machine, note, summary, time_calls, write_json
+from benchmarks.measure import (
+    Captured,
+    copy_bandwidth,
+    kernel_times,
+    machine,
+    note,
+    summary,
+    time_calls,
+    write_json,
+)
 from retentive_export.ops.aside import AsideStep
 from retentive_export.ops.dispatch import enable_cuda
 from retentive_export.spec.plan import CachePlan
@@ -49,6 +58,7 @@ class Benchmark:
     repeats: int
     compile: bool
     tune_gemv: bool
+    kernels: bool
     deadline: float
     out: Path | None
     protect: dict[str, int]
@@ -180,6 +190,8 @@ class Benchmark:
         if step.logits is None or not bool(step.logits.isfinite().all()):
             raise ValueError("the logits hold NaN or infinity")
         moved = self.result["weights_bytes"] + predicted
+        if self.kernels and on_gpu:
+            row["kernels"] = kernel_times(captured)
         return {
             **row,
             "cache_bytes": predicted,
@@ -234,6 +246,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=True,
         help="gate and transition on a second stream, as the torch backend does",
     )
+    parser.add_argument("--kernels", action="store_true", help="also the time of every kernel, by torch's profiler")
     parser.add_argument("--deadline", type=float, default=420, help="seconds after which no arm is begun")
     parser.add_argument("--commit", help="of the measured code")
     parser.add_argument("--out", type=Path, help="JSON")
@@ -256,6 +269,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         repeats=given.repeats or (3 if given.tiny else 100),
         compile=not given.tiny if given.compile is None else given.compile,
         tune_gemv=given.tune_gemv,
+        kernels=given.kernels,
         deadline=given.deadline,
         out=given.out,
         aside=aside if given.aside else None,

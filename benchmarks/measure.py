@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Captured", "copy_bandwidth", "machine", "note", "summary", "time_calls", "write_json"]
+__all__ = ["Captured", "copy_bandwidth", "kernel_times", "machine", "note", "summary", "time_calls", "write_json"]
 
 WARM_UP = 3
 PACKAGES = ("torch", "transformers", "triton", "numpy")
@@ -102,6 +102,28 @@ def time_calls(function: Callable[[], Any], repeats: int, device: torch.device) 
         mark.record()
     torch.cuda.synchronize(device)
     return [before.elapsed_time(after) for before, after in pairwise(marks)]
+
+
+def kernel_times(function: Callable[[], Any], repeats: int = 3) -> list[dict[str, Any]]:
+    """Kernels of one call on the GPU: name, calls, and microseconds of each on the mean; those that cost most first.
+
+    A kernel that starts before the one ahead of it has ended (programmatic dependent launch) counts its wait as well,
+    and streams beside each other both count: the sum may exceed the call's time.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(repeats):
+            function()
+        torch.cuda.synchronize()
+    spent: dict[str, list[float]] = {}
+    for event in profiler.events():
+        spent.setdefault(event.name, []).append(event.device_time)
+    rows = [
+        {"kernel": name, "calls": len(times) / repeats, "microseconds": round(statistics.fmean(times), 3)}
+        for name, times in spent.items()
+    ]
+    return sorted(rows, key=lambda row: -row["calls"] * row["microseconds"])
 
 
 def summary(times: Iterable[float], digits: int = 4) -> dict[str, float]:
