@@ -138,14 +138,15 @@ def build_model(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
     # Attention is an opaque call to a compiler: its kernels are ours or cuDNN's, and the cache is written in place.
     AttentionInterface.register(ATTENTION, torch.compiler.disable(retentive_attention_forward))
     AttentionMaskInterface.register(ATTENTION, lambda *args, **kwargs: None)
-    config = Qwen3VLTextConfig(**SHAPES[shape], tie_word_embeddings=True)
+    options: dict[str, Any] = {**SHAPES[shape], "tie_word_embeddings": True}
+    config = Qwen3VLTextConfig(**options)
     config._attn_implementation = ATTENTION
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = Qwen3VLTextModel(config)
+            model: Any = Qwen3VLTextModel(config)
     finally:
         torch.set_default_dtype(before)
     if model.rotary_emb.inv_freq.dtype != torch.float32:

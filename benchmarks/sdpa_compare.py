@@ -65,7 +65,7 @@ def variants(rows: int, sizes: Sizes) -> dict[str, CacheGeometry]:
     }
     side = min(32, math.isqrt(rows // 8))  # as `spec.plan` sizes the memory of a square frame
     recall = max(1, rows // 16)
-    memory = {"memory_grid": (side, side), "recall_rows": recall, "readout": "mass"}
+    memory: dict[str, Any] = {"memory_grid": (side, side), "recall_rows": recall, "readout": "mass"}
     exact = sizes.sinks + sizes.window
     return {
         "bfloat16": CacheGeometry(**common, exact_rows=rows),
