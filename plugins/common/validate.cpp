@@ -164,4 +164,9 @@ int32_t check(const RetentiveStepParams &params, bool for_kernels, size_t worksp
     return check_workspace(params.workspace, params.workspace_bytes, workspace);
 }
 
+int32_t check_part(const RetentiveStepParams &params) {
+    if (params.steps == 1) return RETENTIVE_OK;
+    return fail(RETENTIVE_INVALID, "steps is %d: a step in two parts takes 1", params.steps);
+}
+
 } // namespace retentive

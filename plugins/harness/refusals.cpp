@@ -66,7 +66,7 @@ void Refusals::run() {
     const size_t attention = retentive_attention_workspace(&g_, refusal_steps);
     const size_t gate = retentive_gate_workspace(&g_, refusal_steps);
     const size_t transition = retentive_transition_workspace(&g_, refusal_steps);
-    const size_t step = retentive_step_workspace(&g_, refusal_steps);
+    const size_t step = retentive_step_workspace(&g_, refusal_steps), part = retentive_step_workspace(&g_, 1);
     refuse("retentive_attention", retentive_attention,
            attention_call(case_, refusal_steps, inputs_, state_, attention_, workspace(attention)),
            wrong_attention_calls(attention));
@@ -76,12 +76,13 @@ void Refusals::run() {
     refuse("retentive_transition", retentive_transition,
            transition_call(case_, refusal_steps, inputs_, decision_, state_, after_, workspace(transition)),
            wrong_transition_calls(transition));
-    RetentiveStepParams whole = step_call(case_, refusal_steps, inputs_, state_, attention_, workspace(step));
-    whole.victims = static_cast<int64_t *>(decision_.at("victims"));
-    refuse("retentive_step", retentive_step, whole, wrong_step_calls(step));
-    const size_t part = retentive_step_workspace(&g_, 1);
-    RetentiveStepParams one = step_call(case_, 1, inputs_, state_, attention_, workspace(part));
-    one.victims = whole.victims;
+    const auto call = [this](int32_t steps, size_t bytes) {
+        RetentiveStepParams params = step_call(case_, steps, inputs_, state_, attention_, workspace(bytes));
+        params.victims = static_cast<int64_t *>(decision_.at("victims"));
+        return params;
+    };
+    refuse("retentive_step", retentive_step, call(refusal_steps, step), wrong_step_calls(step));
+    const RetentiveStepParams one = call(1, part);
     refuse("retentive_step_attend", retentive_step_attend, one, wrong_part_calls(part));
     refuse("retentive_step_settle", retentive_step_settle, one, wrong_part_calls(part));
     check_workspaces();

@@ -100,13 +100,15 @@ int32_t Rotation::launch_one(const Places &state, void *stream) const {
         if (const int32_t status = attend(state, stream)) return status;
         if (const int32_t status = decide(state, stream)) return status;
         return move(state, stream);
+    case Operation::output: {
+        const RetentiveStepParams params = step(state, workspace());
+        return retentive_step_attend(&params, stream);
+    }
     case Operation::aside:
-    case Operation::output:
     case Operation::step: break;
     }
     const RetentiveStepParams params = step(state, workspace());
-    return size_.operation == Operation::output ? retentive_step_attend(&params, stream)
-                                                : retentive_step(&params, stream);
+    return retentive_step(&params, stream);
 }
 
 int32_t Rotation::launch_aside(void *stream) const {

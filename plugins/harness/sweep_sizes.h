@@ -9,9 +9,9 @@
 
 namespace retentive::harness {
 
-/* `aside`: the step in two parts, the second one beside the next layer's first. `operators`: the three one after the
- * other, as TensorRT's plugins run them; else one of the launch functions. */
-enum class Operation { step, aside, output, operators, attention, gate, transition }; /* output: a step's first part */
+/* `aside`: the step in two parts, the second one beside the next layer's first; `output`: the first one alone.
+ * `operators`: the three one after the other, as TensorRT's plugins run them; else one of the launch functions. */
+enum class Operation { step, aside, output, operators, attention, gate, transition };
 const char *operation_name(Operation operation);
 
 struct SweepSize {

@@ -42,8 +42,8 @@ template <typename Params> int32_t call(const Params *params, int32_t (*launch)(
 
 int32_t call_part(const RetentiveStepParams *params, int32_t (*launch)(const RetentiveStepParams &, void *),
                   void *stream) {
-    if (params != nullptr && params->steps != 1)
-        return fail(RETENTIVE_INVALID, "steps is %d: a step in two parts takes 1", int(params->steps));
+    if (params != nullptr)
+        if (const int32_t status = check_part(*params)) return status;
     return call(params, launch, stream);
 }
 

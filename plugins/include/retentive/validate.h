@@ -29,6 +29,7 @@ int32_t check(const RetentiveAttentionParams &params, bool for_kernels, size_t w
 int32_t check(const RetentiveGateParams &params, bool for_kernels, size_t workspace);
 int32_t check(const RetentiveTransitionParams &params, bool for_kernels, size_t workspace);
 int32_t check(const RetentiveStepParams &params, bool for_kernels, size_t workspace);
+int32_t check_part(const RetentiveStepParams &params); /* what a step in two parts needs besides */
 
 /* Record printf-style text for retentive_message() and return `status`. */
 int32_t fail(int32_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
