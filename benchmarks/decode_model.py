@@ -119,18 +119,8 @@ def join_projections(model: Any) -> None:
                 setattr(module, name, JointOutput(joint, index))
 
 
-@torch.compiler.disable
-def _apart(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A hook that ends what inductor compiles as one: see `build_model`."""
-    return inputs
-
-
 def build_model(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """`Qwen3VLTextModel` with random weights, made on the device; embedding and head share their weights.
-
-    The activation is computed ahead of the down projection: inside that product, as inductor has it with one row, every
-    output computes it anew (33 us instead of 22 on an H100).
-    """
+    """`Qwen3VLTextModel` with random weights, made on the device; embedding and head share their weights."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
@@ -152,8 +142,6 @@ def build_model(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
     if model.rotary_emb.inv_freq.dtype != torch.float32:
         raise RuntimeError(f"rotary frequencies are {model.rotary_emb.inv_freq.dtype}, and must be float32")
     join_projections(model)
-    for layer in model.layers:
-        layer.mlp.down_proj.register_forward_pre_hook(_apart)
     return model.eval().requires_grad_(False)
 
 
@@ -217,8 +205,17 @@ class DecodeStep:
         self.token_meta[..., 0].add_(1)
 
 
+@torch.compiler.disable
+def _apart(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook that ends what inductor compiles as one."""
+    return inputs
+
+
 class Compilation:
     """Lets inductor fuse what lies between matrix products and attention: one compilation for all layers and arms.
+
+    The down projection is compiled apart from the activation ahead of it: fused into a product with one row, every
+    output would compute the activation anew (33 us instead of 22 on an H100).
 
     tune_gemv: also turn products with one row (a batch of 1) into Triton kernels whose tiles are found by search.
     """
@@ -226,6 +223,7 @@ class Compilation:
     def __init__(self, step: DecodeStep, *, tune_gemv: bool) -> None:
         model = step.model
         self._plain = {part: part.forward for part in (*model.layers, model.norm, model.rotary_emb)}
+        self._hooks = [layer.mlp.down_proj.register_forward_pre_hook(_apart) for layer in model.layers]
         options: dict[str, Any] = {"coordinate_descent_tuning": True} if tune_gemv else {}
         for part, forward in self._plain.items():
             part.forward = torch.compile(forward, dynamic=False, options=options)
@@ -247,5 +245,7 @@ class Compilation:
         """Back to the model's own modules."""
         for part, forward in self._plain.items():
             part.forward = forward
+        for hook in self._hooks:
+            hook.remove()
         step.head = head
         torch.compiler.reset()
