@@ -69,11 +69,13 @@ struct Shape {
     // the order in which the lanes 4 g + t of a product have them: two each of its four 8-row parts for t = 0, then 1...
     // Offset of query head 0's logit at a place; query head g's is g kStageRows further.
     RETENTIVE_HD int logit_at(int place) const {
-        return place / kStageRows * G * kStageRows + place % 8 / 2 * 8 + place % kStageRows / 8 * 2 + place % 2;
+        const unsigned at = unsigned(place); // whose quotients cost one instruction each
+        return int(at / kStageRows * unsigned(G * kStageRows) + at % 8 / 2 * 8 + at % kStageRows / 8 * 2 + at % 2);
     }
     // Offset of the first logit that lane 4 g + t has of the rows from `place`, a multiple of 16, on.
     RETENTIVE_HD int logits_of_lane(int place, int t) const {
-        return place / kStageRows * G * kStageRows + 8 * t + place % kStageRows / 4;
+        const unsigned at = unsigned(place);
+        return int(at / kStageRows * unsigned(G * kStageRows) + at % kStageRows / 4) + 8 * t;
     }
     // First row and number of rows of a tier.
     RETENTIVE_HD int tier_first(int tier) const { return tier == 0 && X > 0 ? 0 : X; }

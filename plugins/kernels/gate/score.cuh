@@ -13,11 +13,15 @@ constexpr float kScoreLimit = 1e29f;
 struct ScoreScale {
     float importance, entropy; // their reciprocals, at most 1 / kTiny
     int occupied;
-    int end; // position after the newest token
+    int end;    // position after the newest token
+    int recent; // positions from here on are in the window
 
-    __device__ __forceinline__ ScoreScale(float importance_sum, float entropy_sum, float rows, int newest)
+    __device__ __forceinline__ ScoreScale(const RetentiveGeometry &g, float importance_sum, float entropy_sum,
+                                          float rows, int newest)
         : importance(1.0f / fmaxf(importance_sum, kTiny)), entropy(1.0f / fmaxf(entropy_sum, kTiny)),
-          occupied(int(rows)), end(newest + 1) {}
+          occupied(int(rows)), end(newest + 1), recent(int(max(int64_t(end) - g.window, int64_t(INT32_MIN)))) {
+        asm("" : "+r"(recent)); // not to be worked out again for every row
+    }
 
     // Importance of a row relative to the mean of the occupied ones.
     __device__ __forceinline__ float relative(float x, int position) const {
@@ -25,24 +29,27 @@ struct ScoreScale {
     }
 };
 
-// The row with the smallest key leaves first: empty rows, then the lowest scores, sinks and the recent window last; the
-// lower row number wins a tie.
-__device__ __forceinline__ unsigned long long leaving_key(const RetentiveGeometry &g, const RetentiveGate &gate,
-                                                          const ScoreScale &scale, int row, int position,
-                                                          float importance, float entropy) {
-    float order;
-    if (position < 0) {
-        order = kEmpty;
-    } else if (position < g.sinks || int64_t(position) >= int64_t(scale.end) - g.window) {
-        order = kProtected;
-    } else {
-        const float retention =
-            gate.lambda_ * (importance * scale.importance) + (1.0f - gate.lambda_) * (entropy * scale.entropy);
-        const float score = gate.score == RETENTIVE_SCORE_RECENCY ? float(position - scale.end) : retention;
-        order = score != score ? 0.0f : clamp(score, -kScoreLimit, kScoreLimit) + 0.0f; // -0 is 0
-    }
-    return key_of(order, row);
+// The row with the smallest number leaves first: empty rows, then the lowest scores, sinks and the recent window last;
+// the lower row wins a tie.
+__device__ __forceinline__ float leaving_order(const RetentiveGeometry &g, const RetentiveGate &gate,
+                                               const ScoreScale &scale, int position, float importance, float entropy) {
+    const float retention =
+        gate.lambda_ * (importance * scale.importance) + (1.0f - gate.lambda_) * (entropy * scale.entropy);
+    const float score = gate.score == RETENTIVE_SCORE_RECENCY ? float(position - scale.end) : retention;
+    const float order = score != score ? 0.0f : clamp(score, -kScoreLimit, kScoreLimit) + 0.0f; // -0 is 0
+    return position < 0 ? kEmpty : position < g.sinks || position >= scale.recent ? kProtected : order;
 }
+
+// Who leaves first of the rows met so far, in ascending order of their numbers.
+struct Leaving {
+    float order = INFINITY;
+    int row = -1;
+
+    __device__ __forceinline__ void meet(float its_order, int its_row) {
+        if (its_order < order) order = its_order, row = its_row;
+    }
+    __device__ __forceinline__ unsigned long long key() const { return row < 0 ? kNoKey : key_of(order, row); }
+};
 
 // Smallest key per tier over the block's threads; all threads, every one gets it.
 __device__ __forceinline__ void block_minimum(unsigned long long (&least)[kTiers], int tiers) {

@@ -20,7 +20,7 @@ struct GateHead {
 
     __device__ __forceinline__ GateHead(const RetentiveGateParams &p, const Shape &shape, int head,
                                         const SplitRows &sum, int newest)
-        : params(p), s(shape), bh(head), scale(sum.importance, sum.entropy, sum.occupied, newest),
+        : params(p), s(shape), bh(head), scale(p.geometry, sum.importance, sum.entropy, sum.occupied, newest),
           importance(p.importance_next + size_t(head) * (shape.C + shape.T)),
           entropy(p.entropy_next + size_t(head) * (shape.C + shape.T)) {}
 
@@ -29,7 +29,8 @@ struct GateHead {
     }
 
     __device__ __forceinline__ unsigned long long key(int row) const {
-        return leaving_key(params.geometry, params.gate, scale, row, position(row), importance[row], entropy[row]);
+        return key_of(leaving_order(params.geometry, params.gate, scale, position(row), importance[row], entropy[row]),
+                      row);
     }
 
     // Token t of a tier gets `row`; what the last tier's victim weighs in the memory.
@@ -97,30 +98,62 @@ struct Ranks {
 
 // Upper half of the count-th smallest key, from the most significant byte down, and how many keys lie below it.
 struct Threshold {
+    static constexpr int kDigits = 256, kAtOnce = 4; // rows of a thread
     unsigned order = 0;
     int below = 0;
 
+    // histogram: [kDigits]. All threads of a kSelectThreads block.
     __device__ __forceinline__ Threshold(const GateHead &head, int first, int rows, int count, int *histogram) {
         __shared__ unsigned digit;
         __shared__ int passed;
+        const int lane = threadIdx.x % kWarpSize;
+#pragma unroll 1
         for (int shift = 24; shift >= 0; shift -= 8) {
-            if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
+            if (threadIdx.x < kDigits) histogram[threadIdx.x] = 0;
             __syncthreads();
-            for (int i = threadIdx.x; i < rows; i += kSelectThreads) {
-                const unsigned x = unsigned(head.key(first + i) >> 32);
-                if (shift == 24 || x >> (shift + 8) == order >> (shift + 8))
-                    atomicAdd(&histogram[x >> shift & 255u], 1);
+#pragma unroll 1
+            for (int base = 0; base < rows; base += kAtOnce * kSelectThreads) {
+                unsigned x[kAtOnce];
+#pragma unroll
+                for (int k = 0; k < kAtOnce; ++k) // all under way before the first is waited for
+                    x[k] =
+                        unsigned(head.key(first + min(base + k * kSelectThreads + int(threadIdx.x), rows - 1)) >> 32);
+#pragma unroll
+                for (int k = 0; k < kAtOnce; ++k) {
+                    const bool counts = base + k * kSelectThreads + int(threadIdx.x) < rows &&
+                                        (shift == 24 || x[k] >> (shift + 8) == order >> (shift + 8));
+                    const unsigned its_digit = counts ? x[k] >> shift & 255u : kDigits;
+                    const unsigned same = __match_any_sync(kFullWarp, its_digit); // scores are alike: added up at once
+                    if (counts && lane == __ffs(int(same)) - 1) atomicAdd(&histogram[its_digit], __popc(same));
+                }
             }
             __syncthreads();
-            if (threadIdx.x == 0) {
-                int sum = below;
-                unsigned d = 0;
-                while (d < 255 && sum + histogram[d] < count) sum += histogram[d++];
-                digit = d, passed = sum;
-            }
+            if (threadIdx.x < kWarpSize) find(histogram, count, digit, passed);
             __syncthreads();
             order |= digit << shift, below = passed;
         }
+    }
+
+  private:
+    // The first digit up to which there are `count` keys, or the last one, and how many keys lie below it. One warp.
+    __device__ __forceinline__ void find(const int *histogram, int count, unsigned &digit, int &passed) const {
+        constexpr int kOfLane = kDigits / kWarpSize;
+        const int lane = threadIdx.x % kWarpSize;
+        int mine = 0;
+#pragma unroll
+        for (int i = 0; i < kOfLane; ++i) mine += histogram[kOfLane * lane + i];
+        int sum = mine; // of the lanes up to this one
+#pragma unroll
+        for (int offset = 1; offset < kWarpSize; offset *= 2) {
+            const int other = __shfl_up_sync(kFullWarp, sum, offset);
+            if (lane >= offset) sum += other;
+        }
+        sum += below;
+        const unsigned there = __ballot_sync(kFullWarp, sum >= count);
+        if (lane != (there != 0 ? __ffs(int(there)) - 1 : kWarpSize - 1)) return;
+        int d = kOfLane * lane, before = sum - mine;
+        while (d < kOfLane * lane + kOfLane - 1 && before + histogram[d] < count) before += histogram[d++];
+        digit = unsigned(d), passed = before;
     }
 };
 

@@ -25,7 +25,8 @@ struct HeadColumns {
           logits(view.logits) {}
 };
 
-// Some columns of one thread, `stride` apart: everything that is read of them, in flight at once.
+// Some columns of one thread, `stride` apart: everything that is read of them, in flight at once. Columns behind the last
+// one are read as the last one, so that nothing branches; what follows of them is dropped.
 struct ColumnBatch {
     static constexpr int kColumns = 4, kGroups = 4;
 
@@ -36,8 +37,7 @@ struct ColumnBatch {
     __device__ __forceinline__ void load(const HeadColumns &head, const Shape &s, int first, int stride) {
 #pragma unroll
         for (int i = 0; i < kColumns; ++i) {
-            const int c = first + i * stride;
-            if (c >= s.C) break;
+            const int c = min(first + i * stride, s.C - 1);
             meta[i] = head.meta[c];
             importance[i] = head.importance != nullptr ? head.importance[c] : 0.0f;
             entropy[i] = head.entropy != nullptr ? head.entropy[c] : 0.0f;
@@ -50,17 +50,16 @@ struct ColumnBatch {
                                                 int stride) {
 #pragma unroll
         for (int i = 0; i < kColumns; ++i) {
-            const int c = first + i * stride;
-            if (c >= s.C) break;
-            const float *from = head.logits + s.logit_at(s.place_of_local(c)) + group * kStageRows;
+            const float *from =
+                head.logits + s.logit_at(s.place_of_local(min(first + i * stride, s.C - 1))) + group * kStageRows;
 #pragma unroll
-            for (int g = 0; g < kGroups; ++g, from += kStageRows)
-                if (group + g < s.G) logits[g][i] = *from;
+            for (int g = 0; g < kGroups; ++g)
+                if (group + g < s.G) logits[g][i] = from[g * kStageRows];
         }
     }
 };
 
-// Statistics of the local rows and of the new token, in place; the smallest leaving key of each tier.
+// Statistics of the local rows and of the new token, in place; who leaves each tier first.
 struct DecodeGate {
     const RetentiveStepParams &params;
     const Shape &s;
@@ -76,16 +75,15 @@ struct DecodeGate {
           bh(number), importance_kept(kept(p.gate.importance_decay, meta.x >= 0)),
           entropy_kept(kept(p.gate.entropy_decay, meta.x >= 0)) {}
 
-    // `batch`: the thread's first columns. The next ones are on their way while some are used.
+    // `batch`: the thread's first columns. While a warp waits for its next ones, the multiprocessor's other warps use
+    // theirs.
     __device__ __forceinline__ void update(ColumnBatch &batch, int first, int stride,
-                                           unsigned long long (&least)[kTiers]) const {
-        const int by = ColumnBatch::kColumns * stride;
+                                           Leaving (&leaving)[kTiers]) const {
 #pragma unroll 1
-        for (; first < s.C; first += by) {
-            ColumnBatch next;
-            next.load(columns, s, first + by, stride);
-            use(batch, first, stride, least);
-            batch = next;
+        while (first < s.C) {
+            use(batch, first, stride, leaving);
+            first += ColumnBatch::kColumns * stride;
+            if (first < s.C) batch.load(columns, s, first, stride);
         }
     }
 
@@ -97,32 +95,40 @@ struct DecodeGate {
     }
 
   private:
-    __device__ __forceinline__ void use(ColumnBatch &batch, int first, int stride,
-                                        unsigned long long (&least)[kTiers]) const {
-        float received[ColumnBatch::kColumns] = {}, surprise[ColumnBatch::kColumns] = {};
-#pragma unroll 1
-        for (int group = 0; group < s.G; group += ColumnBatch::kGroups) {
-            if (group > 0) batch.load_logits(columns, s, group, first, stride);
+    struct Received {
+        float importance[ColumnBatch::kColumns] = {}, entropy[ColumnBatch::kColumns] = {};
+    };
+
+    // Query heads group .. group + 3, whose logits the batch has.
+    __device__ __forceinline__ void add(const ColumnBatch &batch, int group, Received &received) const {
 #pragma unroll
-            for (int g = 0; g < ColumnBatch::kGroups; ++g) {
-                if (group + g >= s.G) break;
-                const QueryNorm norm = head.norms[group + g];
+        for (int g = 0; g < ColumnBatch::kGroups; ++g) {
+            if (group + g >= s.G) break;
+            const QueryNorm &norm = head.norms[group + g];
 #pragma unroll
-                for (int i = 0; i < ColumnBatch::kColumns; ++i)
-                    if (first + i * stride < s.C)
-                        add_column(norm, batch.logits[g][i], batch.meta[i].x >= 0 && batch.meta[i].y >= 0, received[i],
-                                   surprise[i]);
-            }
+            for (int i = 0; i < ColumnBatch::kColumns; ++i)
+                add_column(norm, batch.logits[g][i], batch.meta[i].x >= 0 && batch.meta[i].y >= 0,
+                           received.importance[i], received.entropy[i]);
         }
+    }
+
+    __device__ __forceinline__ void use(ColumnBatch &batch, int first, int stride, Leaving (&leaving)[kTiers]) const {
+        Received received;
+        add(batch, 0, received);
+#pragma unroll 1
+        for (int group = ColumnBatch::kGroups; group < s.G; group += ColumnBatch::kGroups)
+            batch.load_logits(columns, s, group, first, stride), add(batch, group, received);
 #pragma unroll
-        for (int i = 0; i < ColumnBatch::kColumns; ++i)
-            if (first + i * stride < s.C)
-                settle(first + i * stride, batch.meta[i].x, batch.importance[i] * importance_kept + received[i],
-                       batch.entropy[i] * entropy_kept + surprise[i], least);
+        for (int i = 0; i < ColumnBatch::kColumns; ++i) {
+            const int c = first + i * stride;
+            if (c < s.C)
+                settle(c, batch.meta[i].x, batch.importance[i] * importance_kept + received.importance[i],
+                       batch.entropy[i] * entropy_kept + received.entropy[i], leaving);
+        }
     }
 
     __device__ __forceinline__ void settle(int c, int position, float importance, float entropy,
-                                           unsigned long long (&least)[kTiers]) const {
+                                           Leaving (&leaving)[kTiers]) const {
         if (columns.importance != nullptr)
             columns.importance[c] = importance;
         else
@@ -131,12 +137,11 @@ struct DecodeGate {
             columns.entropy[c] = entropy;
         else
             entropy = 0.0f;
-        const unsigned long long key =
-            leaving_key(params.geometry, params.gate, scale, c, position, importance, entropy);
+        const float order = leaving_order(params.geometry, params.gate, scale, position, importance, entropy);
         if (s.tier_of(c) == 0)
-            least[0] = min(least[0], key);
+            leaving[0].meet(order, c);
         else
-            least[1] = min(least[1], key);
+            leaving[1].meet(order, c);
     }
 
     static __device__ __forceinline__ float kept(float decay, bool valid) { return valid ? decay : 1.0f; }
@@ -150,8 +155,8 @@ struct DecodeGate {
             importance += head.norms[g].local_received, entropy += head.norms[g].local_surprise;
         importance += head.rows.importance * kept(p.gate.importance_decay, valid);
         entropy += head.rows.entropy * kept(p.gate.entropy_decay, valid);
-        return ScoreScale(p.geometry.track_importance ? importance : 0.0f, p.geometry.track_entropy ? entropy : 0.0f,
-                          head.rows.occupied, newest);
+        return ScoreScale(p.geometry, p.geometry.track_importance ? importance : 0.0f,
+                          p.geometry.track_entropy ? entropy : 0.0f, head.rows.occupied, newest);
     }
 };
 
@@ -237,8 +242,9 @@ __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
         return decode_output(shape, view, head, parts, output_block, at.output_blocks,
                              static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     const DecodeGate gate(params, shape, columns, head, bh, ahead.token);
-    unsigned long long least[kTiers] = {kNoKey, kNoKey};
-    gate.update(batch, first, stride, least);
+    Leaving leaving[kTiers];
+    gate.update(batch, first, stride, leaving);
+    unsigned long long least[kTiers] = {leaving[0].key(), leaving[1].key()};
     BlockMinimum *minima = reinterpret_cast<BlockMinimum *>(workspace + at.minima) + size_t(bh) * at.column_blocks;
     int victims[kTiers];
     if (!choose_victims(least, shape.L, minima, reinterpret_cast<unsigned *>(workspace + at.tickets) + bh,
