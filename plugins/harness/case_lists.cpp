@@ -72,6 +72,9 @@ void add_shapes(Requests &requests) {
     CaseRequest prefill = of("prefill of 4097 rows", stores[0], RETENTIVE_BFLOAT16, 128);
     prefill.group = 4, prefill.rows = 4097, prefill.steps = {128};
     requests.push_back(prefill);
+    prefill = of("prefill of 4097 rows", stores[2], RETENTIVE_BFLOAT16, 128);
+    prefill.group = 4, prefill.rows = 4097, prefill.steps = {128}, prefill.memory = Memory::both;
+    requests.push_back(prefill);
 }
 
 void add_contents(Requests &requests) {
@@ -265,6 +268,9 @@ Requests quick_requests() {
     CaseRequest recall = of("quick, many recall rows", stores[2], RETENTIVE_FLOAT16, 64);
     recall.rows = 320, recall.recall_rows = 270, recall.heads = 1, recall.memory = Memory::recall, recall.gates = true;
     requests.push_back(recall);
+    CaseRequest queries = of("quick, many queries in several blocks", stores[2], RETENTIVE_BFLOAT16, 128);
+    queries.rows = 600, queries.heads = 1, queries.group = 4, queries.memory = Memory::both, queries.steps = {40, 1};
+    requests.push_back(queries);
     for (CaseRequest &request : requests) request.quick = true;
     return requests;
 }

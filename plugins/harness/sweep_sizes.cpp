@@ -111,6 +111,25 @@ void add_prefill(Sizes &sizes, int32_t rows, int32_t steps) {
     add(sizes, "prefill, transition", Operation::transition, g, steps);
 }
 
+void add_prefill(Sizes &sizes) {
+    add_prefill(sizes, 4096, 256);
+    const auto attention = [&](RetentiveGeometry g, int32_t steps) {
+        g.window = g.chunk = 256;
+        add(sizes, "prefill, attention", Operation::attention, g, steps);
+    };
+    attention(exact_layer(4096), 32);
+    attention(exact_layer(16384), 256);
+    for (const int32_t dtype : {RETENTIVE_INT8, RETENTIVE_INT4}) attention(coarse_layer(4096, dtype, sinks + 256), 256);
+    for (const int32_t dim : {64, 256}) {
+        RetentiveGeometry g = exact_layer(4096);
+        g.head_dim = dim;
+        attention(g, 256);
+    }
+    RetentiveGeometry g = exact_layer(4096);
+    g.dtype = RETENTIVE_FLOAT32;
+    attention(g, 256);
+}
+
 void add_quick(Sizes &sizes) {
     add(sizes, "decode", Operation::step, exact_layer(256));
     add(sizes, "decode", Operation::step, with_memory(coarse_layer(512, RETENTIVE_INT4, 200)));
@@ -131,7 +150,7 @@ Sizes select_sizes(bool quick, const std::string &filter) {
         add_quick(sizes);
     } else {
         add_decode(sizes);
-        add_prefill(sizes, 4096, 256);
+        add_prefill(sizes);
     }
     const auto other = [&](const SweepSize &size) { return size.layer.name.find(filter) == std::string::npos; };
     sizes.erase(std::remove_if(sizes.begin(), sizes.end(), other), sizes.end());

@@ -9,8 +9,12 @@ namespace {
 
 template <typename Element>
 int32_t combine(const RetentiveAttentionParams &params, const Shape &s, bool keep, void *stream) {
-    const int threads = ceil_div(s.D, kWarpSize) * kWarpSize;
     const AttentionPlan plan(s, params.geometry);
+    if (params.geometry.readout != RETENTIVE_READOUT_RESIDUAL)
+        return launch("prefill_combine", prefill_combine<Element>,
+                      dim3(unsigned(ceil_div(s.GT, kFinishThreads / kWarpSize)), unsigned(s.BH)), kFinishThreads, 0,
+                      stream, params, s, plan, AttentionWorkspace(s, plan));
+    const int threads = ceil_div(s.D, kWarpSize) * kWarpSize;
     return launch("attention_combine", attention_combine<Element>, dim3(unsigned(s.GT), unsigned(s.BH)), threads, 0,
                   stream, params, s, plan, AttentionWorkspace(s, plan), keep);
 }

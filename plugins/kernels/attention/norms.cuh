@@ -36,13 +36,22 @@ __device__ __forceinline__ QueryNorm norm_of(const Running &all, const QueryToke
     return norm;
 }
 
-// What a query gives to a column with the base-2 logit `s`.
-__device__ __forceinline__ void add_column(const QueryNorm &norm, float s, bool visual, float &received,
-                                           float &surprise) {
+// What a query gives to a column with the base-2 logit `s`; `norm`: QueryNorm, or what a column needs of it.
+template <typename Norm>
+__device__ __forceinline__ void add_column(const Norm &norm, float s, bool visual, float &received, float &surprise) {
     const float distance = s - norm.maximum, e = power_of_2(distance);
     received += norm.received_factor * e;
     const float log_share = fmaxf(distance * kLn2 + norm.log_visual, kLogTiny);
     if (visual) surprise -= norm.surprise_factor * e * log_share;
+}
+
+// Mean over the text queries' heads of their entropy; all threads of one block.
+__device__ __forceinline__ float mean_entropy(const QueryNorm *norms, const Shape &s, float *scratch) {
+    float sum = 0.0f, count = 0.0f;
+    for (int i = threadIdx.x; i < s.GT; i += blockDim.x)
+        sum += norms[i].text * norms[i].entropy, count += norms[i].text;
+    sum = block_sum(sum, scratch), count = block_sum(count, scratch);
+    return sum / fmaxf(count, float(s.G));
 }
 
 // Sum over a head's splits, in order; every lane of the warp gets it. `ahead` [kAhead] has the first ones.

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     uint4 *code_fragments = reinterpret_cast<uint4 *>(block_memory + kFragmentBytes<kDim, false>);
     char *stage = memory + warp * Shared::kWarpBytes;
     const HeadSources head{params, shape, bh};
-    SplitWarp mine{head, int(blockIdx.y), head.logits(at, query), statistics && blockIdx.y == 0};
+    SplitWarp mine{head, int(blockIdx.y), head.logits(at, query), statistics && blockIdx.y == 0, {}};
     const TileTurn turn = {warp * plan.splits + split, plan.splits * kAttentionWarps}; // all blocks get as much to do
     const int first_exact = turn.first(0), first_coarse = turn.first(plan.exact_tiles);
     const int first_fresh = turn.first(plan.exact_tiles + plan.coarse_tiles);
@@ -152,8 +152,9 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
         pass.attend(head.coarse(), first_coarse, plan.coarse_tiles, turn.readers, ahead);
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 1), warp_stats[1][warp]);
     }
-    const float importance = warp_sum(mine.importance), entropy = warp_sum(mine.entropy);
-    if (lane == 0) warp_rows[warp] = SplitRows{importance, entropy, float(mine.occupied), float(mine.visual)};
+    const RowCounts &counts = mine.counts;
+    const float importance = warp_sum(counts.importance), entropy = warp_sum(counts.entropy);
+    if (lane == 0) warp_rows[warp] = SplitRows{importance, entropy, float(counts.occupied), float(counts.visual)};
     __syncthreads();
 
     if (blockIdx.y == 0 && threadIdx.x == 0) {

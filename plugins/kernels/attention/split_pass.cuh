@@ -2,8 +2,8 @@
 #pragma once
 
 #include "attention/running.cuh"
-#include "attention/source.cuh"
 #include "attention/split_queries.cuh"
+#include "attention/stage_meta.cuh"
 
 namespace retentive {
 
@@ -13,16 +13,7 @@ struct SplitWarp {
     int query_tile;
     float *logits;   // of the lane's query, as Shape::logit_at; nullptr: none are kept
     bool statistics; // sum importance and entropy over the rows
-    float importance = 0, entropy = 0;
-    int occupied = 0, visual = 0;
-};
-
-// Lane i has row i of a stage; bit i of a mask is row i.
-struct StageMeta {
-    unsigned visual, local;
-    bool plain;  // all rows are local and hold a token
-    float bias;  // what is added to the row's base-2 logit
-    float scale; // of the row's value
+    RowCounts counts;
 };
 
 // The first rows may be sent for long before they are needed.
@@ -62,7 +53,8 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
         if (from.row_bytes < Rows::kRowBytes) clear_stage(memory, kBytes);
 #pragma unroll 1
         for (int i = 0; i < 2; ++i) copy(from, i == 0 ? from.keys : from.values, first, last, memory + i * kHalfBytes);
-        ahead.words = load(RowWordsOf(warp.head, from, warp.statistics), first), ahead.sent = true;
+        ahead.words = load_stage_words<kRows>(RowWordsOf(warp.head, from, warp.statistics), first * kRows),
+        ahead.sent = true;
     }
 
     // Tiles first, first + step, ... below last of a source.
@@ -81,8 +73,8 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
             Rows::template products<kParts>(fragments, base, keys, x);
             __syncwarp(); // all lanes have read the stage
             copy(from, from.keys, next, last, keys);
-            const StageMeta meta = digest(words, from, row);
-            if (next < last) words = load(words_of, next);
+            const StageMeta meta = digest<kRows>(warp.head.params.gate, words, from, row, warp.counts);
+            if (next < last) words = load_stage_words<kRows>(words_of, next * kRows);
             if (__builtin_expect(meta.plain, 1))
                 weights<true>(x, meta, from, row, p);
             else
@@ -114,35 +106,12 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
             if (from.kind == Source::fresh) Stage::template sanitize<Element>(stage, min(from.rows - row, kRows));
     }
 
-    static __device__ __forceinline__ RowWords load(const RowWordsOf &words, int tile) {
-        const int lane = threadIdx.x % kWarpSize;
-        return kRows < kWarpSize && lane >= kRows ? RowWords() : words.load(tile * kRows + lane);
-    }
-
-    __device__ __forceinline__ StageMeta digest(const RowWords &words, const Source &from, int first) {
-        const int lane = threadIdx.x % kWarpSize, row = first + lane;
-        const bool mine = lane < kRows, holds = words.meta.x >= 0, is_local = mine && row < from.locals;
-        StageMeta meta;
-        meta.visual = __ballot_sync(kFullWarp, holds && words.meta.y >= 0);
-        meta.local = __ballot_sync(kFullWarp, is_local);
-        meta.plain = __all_sync(kFullWarp, (holds && is_local) || !mine);
-        meta.scale = words.scale;
-        meta.bias = 0.0f;
-        if (!meta.plain && mine) meta.bias = row_bias(warp.head.params.gate, from, row, words);
-        if (from.kind == Source::fresh) return meta;
-        warp.visual += __popc(meta.visual);
-        warp.occupied += meta.plain ? kRows : __popc(__ballot_sync(kFullWarp, holds && is_local));
-        if (holds) warp.importance += words.importance, warp.entropy += words.entropy;
-        return meta;
-    }
-
     // Rows of a stage that the lane's query may not see, a bit each: new tokens that come after it.
     __device__ __forceinline__ unsigned hidden(const Source &from, int first) const {
         if (from.kind != Source::fresh) return 0;
         const Shape &s = warp.head.shape;
         const int query = min(warp.query_tile * kTileQueries + int(threadIdx.x % kWarpSize) / 4, s.GT - 1);
-        const int order = query % s.T - first;
-        return order >= kWarpSize - 1 ? 0u : order < 0 ? ~0u : ~0u << (order + 1);
+        return tokens_after(query % s.T, first);
     }
 
     // Products to probabilities, scaled by the value scales where there are codes. kPlain: as StageMeta.

@@ -8,18 +8,24 @@
 
 namespace retentive {
 
-// Four 8 x 8 matrices of 16-bit numbers, lane 8 m + i giving the address of row i of matrix m.
-__device__ __forceinline__ void load_matrices(const char *row, uint32_t (&b)[4]) {
+// Four 8 x 8 matrices of 16-bit numbers, lane 8 m + i giving the shared address of row i of matrix m.
+__device__ __forceinline__ void load_matrices(unsigned row, uint32_t (&b)[4]) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
+                 : "memory");
+}
+__device__ __forceinline__ void load_matrices(const char *row, uint32_t (&b)[4]) {
+    load_matrices(shared_address(row), b);
+}
+__device__ __forceinline__ void load_transposed(unsigned row, uint32_t (&b)[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+                 : "r"(row)
                  : "memory");
 }
 __device__ __forceinline__ void load_transposed(const char *row, uint32_t (&b)[4]) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                 : "r"(shared_address(row))
-                 : "memory");
+    load_transposed(shared_address(row), b);
 }
 
 // Operand A of one k step, from where QueryFragments::store() put it.

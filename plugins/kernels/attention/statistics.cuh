@@ -1,5 +1,5 @@
-// Third launch of prefill: what every column received, from logits computed once more with the normalisers known.
-// Keeping them instead would take G T (R + T) floats.
+// Third launch of prefill with float32 rows: what every column received, from logits computed once more with the
+// normalisers known. Keeping them instead would take G T (R + T) floats.
 #pragma once
 
 #include "attention/combine.cuh"
@@ -112,15 +112,6 @@ template <typename Element, int kDim> struct StatisticsTile {
         return kind == exact ? s.row_of_exact(at) : (kind == coarse ? s.X : s.R) + at;
     }
 };
-
-// Mean over the text queries' heads of their entropy; all threads of one block.
-__device__ __forceinline__ float mean_entropy(const QueryNorm *norms, const Shape &s, float *scratch) {
-    float sum = 0.0f, count = 0.0f;
-    for (int i = threadIdx.x; i < s.GT; i += blockDim.x)
-        sum += norms[i].text * norms[i].entropy, count += norms[i].text;
-    sum = block_sum(sum, scratch), count = block_sum(count, scratch);
-    return sum / fmaxf(count, float(s.G));
-}
 
 // Grid (tiles / 4, B Hkv): each warp one tile of rows, all of the head's queries.
 template <typename Element, int kDim>

@@ -3,6 +3,8 @@
 
 #include "attention/launches.h"
 #include "attention/partial.cuh"
+#include "attention/prefill.cuh"
+#include "attention/prefill_statistics.cuh"
 #include "attention/split.cuh"
 #include "attention/statistics.cuh"
 #include "common/launch.cuh"
@@ -50,11 +52,21 @@ int32_t partial_in(const RetentiveAttentionParams &params, const Shape &s, const
                         PartialShared<Element, kDim, kMode>::bytes(s), params, s, plan, statistics, stream);
 }
 
+template <typename Element, int kDim, bool kCodes>
+int32_t prefill_in(const RetentiveAttentionParams &params, const Shape &s, const AttentionPlan &plan, void *stream) {
+    return launch_first("attention_prefill", attention_prefill<Element, kDim, kCodes>,
+                        PrefillShared<kDim, kCodes>::kBytes, params, s, plan, false, stream);
+}
+
 template <typename Element, int kDim>
 int32_t partial_of(const RetentiveAttentionParams &params, const Shape &s, bool statistics, void *stream) {
     const AttentionPlan plan(s, params.geometry);
-    if (!plan.rows_per_warp) return partial_in<Element, kDim, Mode::alone>(params, s, plan, statistics, stream);
-    if constexpr (sizeof(Element) == 2) { // a kernel for each kind of codes: the instruction cache is small
+    if constexpr (sizeof(Element) == 4) {
+        if (!plan.rows_per_warp) return partial_in<Element, kDim, Mode::alone>(params, s, plan, statistics, stream);
+    } else {
+        if (plan.prefill && s.F == 0) return prefill_in<Element, kDim, false>(params, s, plan, stream);
+        if (plan.prefill) return prefill_in<Element, kDim, true>(params, s, plan, stream);
+        // a kernel for each kind of codes: the instruction cache is small
         if (plan.staged && s.F == 0) return split_in<Element, kDim, 0>(params, s, plan, statistics, stream);
         if (plan.staged && params.geometry.coarse_dtype == RETENTIVE_INT8)
             return split_in<Element, kDim, 8>(params, s, plan, statistics, stream);
@@ -63,16 +75,31 @@ int32_t partial_of(const RetentiveAttentionParams &params, const Shape &s, bool 
     return partial_in<Element, kDim, Mode::shared>(params, s, plan, statistics, stream);
 }
 
+template <typename Kernel>
+int32_t statistics_in(const char *name, Kernel *kernel, size_t shared, int blocks,
+                      const RetentiveAttentionParams &params, const Shape &s, void *stream) {
+    const AttentionPlan plan(s, params.geometry);
+    if (const int32_t status = allow_shared(kernel, shared)) return status;
+    return launch(name, kernel, dim3(unsigned(blocks), unsigned(s.BH)), kAttentionWarps * kWarpSize, shared, stream,
+                  params, s, plan, AttentionWorkspace(s, plan));
+}
+
 template <typename Element, int kDim>
 int32_t statistics_of(const RetentiveAttentionParams &params, const Shape &s, void *stream) {
-    const AttentionPlan plan(s, params.geometry);
-    const auto kernel = attention_statistics<Element, kDim>;
-    const size_t shared = StatisticsShared<Element, kDim>::bytes(s);
-    if (const int32_t status = allow_shared(kernel, shared)) return status;
-    const int tiles = ceil_div(s.E, kTileRows) + ceil_div(s.F, kTileRows) + ceil_div(s.T, kTileRows);
-    const dim3 grid(unsigned(ceil_div(tiles, kAttentionWarps)), unsigned(s.BH));
-    return launch("attention_statistics", kernel, grid, kAttentionWarps * kWarpSize, shared, stream, params, s, plan,
-                  AttentionWorkspace(s, plan));
+    if constexpr (sizeof(Element) == 4) {
+        const int tiles = ceil_div(s.E, kTileRows) + ceil_div(s.F, kTileRows) + ceil_div(s.T, kTileRows);
+        return statistics_in("attention_statistics", attention_statistics<Element, kDim>,
+                             StatisticsShared<Element, kDim>::bytes(s), ceil_div(tiles, kAttentionWarps), params, s,
+                             stream);
+    } else {
+        const StatisticsBlocks blocks(s);
+        const int all = blocks.exact + blocks.coarse + blocks.fresh;
+        if (s.F == 0)
+            return statistics_in("prefill_statistics", prefill_statistics<Element, kDim, false>,
+                                 PrefillStatisticsShared<kDim, false>::kBytes, all, params, s, stream);
+        return statistics_in("prefill_statistics", prefill_statistics<Element, kDim, true>,
+                             PrefillStatisticsShared<kDim, true>::kBytes, all, params, s, stream);
+    }
 }
 
 template <typename Element>

@@ -18,9 +18,12 @@ constexpr int kWarpSize = 32;
 constexpr int kTileRows = 16;   // rows that a warp takes at once: one k step of the value product
 constexpr int kTileQueries = 8; // queries of a tile; their rounding errors fill the other 8 rows of the 16-row operand
 constexpr int kAttentionWarps = 4;
-constexpr int kStageRows = 32;        // rows of 16-bit numbers or codes that a warp takes at once, with D up to 128,
-constexpr int kWideTurns = 4;         // where each has more than so many turns of kTileRows
-constexpr int kMultiprocessors = 132; // that the work is cut for; smaller GPUs take it in waves
+constexpr int kStageRows = 32;   // rows of 16-bit numbers or codes that a warp takes at once, with D up to 128,
+constexpr int kWideTurns = 4;    // where each has more than so many turns of kTileRows
+constexpr int kWarpQueries = 16; // with many queries: of a warp,
+constexpr int kBlockQueries = kAttentionWarps * kWarpQueries; // of a block,
+constexpr int kPrefillTurns = 8;                              // and turns of a block, or more
+constexpr int kMultiprocessors = 132;                         // that the work is cut for; smaller GPUs take it in waves
 constexpr int kMaxSplits = 132;
 constexpr int kFinishThreads = 256;
 constexpr int kFinishBlocks = 2; // on a multiprocessor, all of them at once:
@@ -89,19 +92,28 @@ RETENTIVE_HD inline bool takes_stages(const Shape &s, const RetentiveGeometry &g
            (s.F == 0 || s.D == 64 || s.D == 128 || s.D == 256);
 }
 
+// Rows that a block of attention_prefill takes at once, with head sizes up to kDim.
+template <int kDim> constexpr int kPrefillRows = kDim > 128 ? kTileRows : kStageRows;
+
 // First launch of the attention: grid (splits, query blocks, B * Hkv).
 struct AttentionPlan {
     int query_tiles;    // tiles of kTileQueries queries
-    bool staged;        // attention_split, else attention_partial
+    bool staged;        // attention_split,
+    bool prefill;       // attention_prefill, else attention_partial
     bool rows_per_warp; // the warps of a block share the rows of one query tile; else each has its own query tile
     int query_blocks;   // blocks along the queries
     int splits;         // blocks along the rows
-    int turn_rows;      // that a warp takes at once
+    int turn_rows;      // that a warp takes at once; of attention_prefill, a block
     int exact_tiles, coarse_tiles, fresh_tiles; // of turn_rows; exact and fresh ones of kTileRows where there are codes
 
     RETENTIVE_HD AttentionPlan(const Shape &s, const RetentiveGeometry &g) {
         query_tiles = ceil_div(s.GT, kTileQueries);
         staged = takes_stages(s, g);
+        prefill = g.dtype != RETENTIVE_FLOAT32 && query_tiles > 2;
+        if (prefill) {
+            cut_prefill(s);
+            return;
+        }
         rows_per_warp = query_tiles <= 2 || (g.dtype == RETENTIVE_FLOAT32 && s.D > 128); // what fits in shared memory
         query_blocks = rows_per_warp ? query_tiles : ceil_div(query_tiles, kAttentionWarps);
         const bool large = g.dtype == RETENTIVE_FLOAT32 || s.D > 128;
@@ -119,11 +131,30 @@ struct AttentionPlan {
     }
 
   private:
+    RETENTIVE_HD void cut_prefill(const Shape &s) {
+        rows_per_warp = false;
+        query_blocks = ceil_div(s.GT, kBlockQueries);
+        turn_rows = s.D > 128 ? kPrefillRows<256> : kPrefillRows<128>;
+        cut(s);
+        const int resident = s.D > 128 || s.F > 0 ? 2 : 3; // kPrefillBlocks
+        const int most = blocks_for(resident * kMultiprocessors / (s.BH * query_blocks), kMaxSplits);
+        splits = blocks_for(most, ceil_div(exact_tiles + coarse_tiles + fresh_tiles, kPrefillTurns));
+    }
     RETENTIVE_HD void cut(const Shape &s) {
         const int exact_rows = staged && s.F > 0 ? kTileRows : turn_rows; // the instruction cache is small
         exact_tiles = ceil_div(s.E, exact_rows), coarse_tiles = ceil_div(s.F, turn_rows);
         fresh_tiles = ceil_div(s.T, exact_rows);
     }
+};
+
+// Blocks of prefill_statistics, of four times kTileRows rows of one kind.
+struct StatisticsBlocks {
+    int exact, coarse, fresh;
+
+    RETENTIVE_HD explicit StatisticsBlocks(const Shape &s) : exact(of(s.E)), coarse(of(s.F)), fresh(of(s.T)) {}
+
+  private:
+    static RETENTIVE_HD int of(int rows) { return ceil_div(rows, kAttentionWarps * kTileRows); }
 };
 
 // Tiles are dealt out in turn, in the order exact, coarse, fresh: the readers of a head move over its rows side by
@@ -183,9 +214,12 @@ RETENTIVE_HD inline int output_blocks_of(const Shape &s, int all) {
     return blocks_for(all / s.BH, ceil_div(s.G * s.D / 4, kFinishThreads / kWarpSize));
 }
 
+// Of a query as attention_prefill leaves it for prefill_statistics: the operand for exact rows, and two for codes.
+RETENTIVE_HD inline int prefill_query_bytes(const Shape &s) { return (s.F > 0 ? 3 : 1) * s.D * 2; }
+
 // Byte offsets into the workspace of the attention; the decode step also uses tickets and minima.
 struct AttentionWorkspace {
-    size_t stats, rows, partial, logits, norms, tickets, minima, token_rows, token_meta, total;
+    size_t stats, rows, partial, logits, norms, kept_queries, tickets, minima, token_rows, token_meta, total;
     int column_blocks; // of the second launch, per head: blocks over the columns, and behind them blocks over the outputs
     int output_blocks;
 
@@ -197,6 +231,7 @@ struct AttentionWorkspace {
         partial = at, at = align_up(at + size_t(s.BH) * s.GT * p.splits * s.D * sizeof(float));
         logits = at, at = align_up(at + (s.T == 1 ? size_t(s.BH) * s.GT * s.logits() * sizeof(float) : 0));
         norms = at, at = align_up(at + size_t(s.BH) * s.GT * sizeof(QueryNorm));
+        kept_queries = at, at = align_up(at + (p.prefill ? size_t(s.BH) * s.GT * prefill_query_bytes(s) : 0));
         tickets = at, at = align_up(at + size_t(s.BH) * sizeof(unsigned));
         // one block where its threads have a few columns each: it need not wait for others to know who leaves
         column_blocks = s.C <= kFewColumns * kFinishThreads
