@@ -28,6 +28,8 @@ constexpr int kMaxSplits = 132;
 constexpr int kFinishThreads = 256;
 constexpr int kFinishBlocks = 2; // on a multiprocessor, all of them at once:
 constexpr int kColumnBlocks = 192, kOutputBlocks = 64;
+constexpr int kColumnsAtOnce = 3; // of a thread; where it has more, blocks for the columns count for more:
+constexpr int kManyColumnBlocks = 232, kFewOutputBlocks = 32;
 constexpr int kAsideBlocks = kMultiprocessors; // for the columns where the next layer's attention runs beside them
 constexpr int kFewColumns = 4;                 // of a thread
 constexpr int kRecallAlone = 256;              // recall rows that one block searches as fast as several
@@ -234,10 +236,12 @@ struct AttentionWorkspace {
         kept_queries = at, at = align_up(at + (p.prefill ? size_t(s.BH) * s.GT * prefill_query_bytes(s) : 0));
         tickets = at, at = align_up(at + size_t(s.BH) * sizeof(unsigned));
         // one block where its threads have a few columns each: it need not wait for others to know who leaves
-        column_blocks = s.C <= kFewColumns * kFinishThreads
-                            ? 1
-                            : blocks_for(kColumnBlocks / s.BH, ceil_div(s.columns, kFinishThreads));
-        output_blocks = output_blocks_of(s, kOutputBlocks);
+        const bool many = s.C > kColumnsAtOnce * kFinishThreads * (kColumnBlocks / s.BH);
+        column_blocks =
+            s.C <= kFewColumns * kFinishThreads
+                ? 1
+                : blocks_for((many ? kManyColumnBlocks : kColumnBlocks) / s.BH, ceil_div(s.columns, kFinishThreads));
+        output_blocks = output_blocks_of(s, many ? kFewOutputBlocks : kOutputBlocks);
         minima = at, at = align_up(at + size_t(s.BH) * column_blocks * sizeof(BlockMinimum));
         const size_t tokens = s.T == 1 ? size_t(s.BH) : 0; // the new one, for a step that is settled aside
         token_rows = at, at = align_up(at + tokens * 2 * s.D * sizeof(float)); // [B, Hkv, 2, D]

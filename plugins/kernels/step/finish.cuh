@@ -28,7 +28,7 @@ struct HeadColumns {
 // Some columns of one thread, `stride` apart: everything that is read of them, in flight at once. Columns behind the last
 // one are read as the last one, so that nothing branches; what follows of them is dropped.
 struct ColumnBatch {
-    static constexpr int kColumns = 4, kGroups = 4;
+    static constexpr int kColumns = kColumnsAtOnce, kGroups = 4;
 
     int2 meta[kColumns];
     float importance[kColumns], entropy[kColumns];
