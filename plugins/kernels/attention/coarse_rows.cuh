@@ -2,6 +2,7 @@
 // per channel is in the queries, the values' scale per row in the probabilities.
 #pragma once
 
+#include "attention/codes.cuh"
 #include "attention/rows.cuh"
 
 namespace retentive {
@@ -52,8 +53,7 @@ template <int kDim> struct CoarseRows<kDim, 8> : LoadedRows<uint2, kDim> {
         coarse_logits<kDim, kTerms>(tile, dim, c, [this](int half, int i, uint32_t (&b)[4]) {
 #pragma unroll
             for (int pair = 0; pair < 4; ++pair) {
-                const uint32_t codes = word(key[half][i], pair / 2);
-                b[pair] = operands(code(codes, pair % 2 * 2), code(codes, pair % 2 * 2 + 1));
+                b[pair] = int8_pair(word(key[half][i], pair / 2), pair % 2 * 2);
             }
         });
     }
@@ -67,17 +67,13 @@ template <int kDim> struct CoarseRows<kDim, 8> : LoadedRows<uint2, kDim> {
             for (int j = 0; j < 8; ++j) {
                 float x[4];
 #pragma unroll
-                for (int k = 0; k < 4; ++k) x[k] = code(word(value[k][h], j / 4), j % 4);
+                for (int k = 0; k < 4; ++k) x[k] = int8_code(word(value[k][h], j / 4), j % 4);
                 coarse_weigh<kTerms>(p, sums[h][j], operands(x[0], x[1]), operands(x[2], x[3]));
             }
         }
     }
 
   private:
-    // Byte `i` of a word of int8 codes: the byte plus 128 becomes the low mantissa bits of 2^23.
-    static __device__ __forceinline__ float code(uint32_t codes, int i) {
-        return __uint_as_float(__byte_perm(codes ^ 0x80808080u, 0x4b000000u, 0x7440 + i)) - 8388736.0f;
-    }
     static __device__ __forceinline__ uint32_t operands(float low, float high) {
         const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
         return pack(both.x, both.y);
@@ -143,7 +139,7 @@ template <int kDim> struct CoarseRows<kDim, 4> {
             for (int pair = 0; pair < 4; ++pair) {
                 const uint32_t packed = word(both, pair / 2);
                 const uint32_t codes = (high ? packed >> 4 : packed) & 0x0f0f0f0fu;
-                b[pair] = less_136(__byte_perm(codes, 0x43434343u, pair % 2 ? 0x4342 : 0x4140));
+                b[pair] = int4_pair(codes, pair % 2);
             }
         });
     }
@@ -172,14 +168,6 @@ template <int kDim> struct CoarseRows<kDim, 4> {
     }
 
   private:
-    // Two bfloat16 numbers 128 + nibble, less 128 and the codes' offset of 8.
-    static __device__ __forceinline__ uint32_t less_136(uint32_t pair) {
-        __nv_bfloat162 x;
-        memcpy(&x, &pair, sizeof pair);
-        x = __hsub2(x, __floats2bfloat162_rn(136.0f, 136.0f));
-        return pack(x.x, x.y);
-    }
-
     // Nibbles of the eight channels from `channel` on, a byte each; the nibble of code 0 behind the last channel.
     static __device__ __forceinline__ uint2 nibbles(const char *row, int channel, int dim) {
         uint32_t words[2] = {0x08080808u, 0x08080808u};

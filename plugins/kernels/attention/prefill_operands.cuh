@@ -5,6 +5,7 @@
 // always have two.
 #pragma once
 
+#include "attention/codes.cuh"
 #include "attention/split_rows.cuh"
 
 namespace retentive {
@@ -271,33 +272,13 @@ template <int kDim, int kRows, int kThreads> struct CodePieces {
     }
 
     static __device__ __forceinline__ uint4 widen8(const uint2 &codes) {
-        uint32_t pairs[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            float x[2];
-#pragma unroll
-            for (int e = 0; e < 2; ++e) // the byte plus 128 becomes the low mantissa bits of 2^23
-                x[e] = __uint_as_float(
-                           __byte_perm(word(codes, i / 2) ^ 0x80808080u, 0x4b000000u, 0x7440 + i % 2 * 2 + e)) -
-                       8388736.0f;
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
-            pairs[i] = pack(pair.x, pair.y);
-        }
-        return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        return make_uint4(int8_pair(codes.x, 0), int8_pair(codes.x, 2), int8_pair(codes.y, 0), int8_pair(codes.y, 2));
     }
-
     static __device__ __forceinline__ uint4 widen4(const uint2 &codes, bool high) {
-        uint32_t pairs[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const uint32_t bytes = word(codes, i / 2), nibbles = (high ? bytes >> 4 : bytes) & 0x0f0f0f0fu,
-                           both = __byte_perm(nibbles, 0x43434343u, i % 2 ? 0x4342 : 0x4140); // 128 + nibble
-            __nv_bfloat162 pair;
-            memcpy(&pair, &both, sizeof both);
-            pair = __hsub2(pair, __floats2bfloat162_rn(136.0f, 136.0f));
-            pairs[i] = pack(pair.x, pair.y);
-        }
-        return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        const uint32_t low_four = (high ? codes.x >> 4 : codes.x) & 0x0f0f0f0fu,
+                       high_four = (high ? codes.y >> 4 : codes.y) & 0x0f0f0f0fu;
+        return make_uint4(int4_pair(low_four, false), int4_pair(low_four, true), int4_pair(high_four, false),
+                          int4_pair(high_four, true));
     }
 };
 
