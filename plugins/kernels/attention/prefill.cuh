@@ -206,10 +206,10 @@ __global__ void __launch_bounds__(kPrefillThreads, (kPrefillBlocks<kDim, kCodes>
                       const bool) {
     using Shared = PrefillShared<kDim, kCodes>;
     using Queries = WarpQueries<Element, kDim>;
-    extern __shared__ __align__(1024) char block_memory[];
+    extern __shared__ __align__(1024) char rows_and_queries[];
     const int warp = warp_index(), lane = threadIdx.x % kWarpSize, split = blockIdx.x, bh = blockIdx.z;
     const int first_query = blockIdx.y * kBlockQueries + warp * kWarpQueries; // of the warp
-    char *queries = block_memory + warp * Shared::kWarpQueryBytes, *stages = block_memory + Shared::kQueryBytes;
+    char *queries = rows_and_queries + warp * Shared::kWarpQueryBytes, *stages = rows_and_queries + Shared::kQueryBytes;
     const HeadSources head{params, shape, bh};
     const TileTurn turn = {split, plan.splits};
 

@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kPrefillThreads)
                        const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at) {
     using Queries = WarpQueries<Element, kDim>;
     using Shared = PrefillStatisticsShared<kDim, kCodes>;
-    extern __shared__ __align__(1024) char block_memory[];
+    extern __shared__ __align__(1024) char rows_and_queries[];
     __shared__ PassingQuery known[2][kBlockQueries];
     __shared__ int orders[2][kBlockQueries];
     __shared__ float scratch[kAttentionWarps];
@@ -173,9 +173,9 @@ __global__ void __launch_bounds__(kPrefillThreads)
     ColumnTile<Element, kDim> columns;
     if (busy)
         columns.load(params, from, RowWordsOf(head, from, false), tile, codes,
-                     block_memory + warp * kTileRows * Shared::kRowBytes);
+                     rows_and_queries + warp * kTileRows * Shared::kRowBytes);
     __syncthreads(); // queries come in the rows' place
-    const auto set_of = [&](int turn) { return block_memory + turn * Shared::kQueryBytes; };
+    const auto set_of = [&](int turn) { return rows_and_queries + turn * Shared::kQueryBytes; };
     constexpr int kWarpQueryBytes = Shared::kQueryBytes / kAttentionWarps;
     const auto send = [&](int first, int turn) {
         char *to = set_of(turn) + warp * kWarpQueryBytes;
