@@ -51,6 +51,11 @@ void add_shapes(Requests &requests) {
         requests.back().rows = 200;
         requests.back().steps = {1, 17};
     }
+    for (const Store &store : stores) { /* more queries of one token than two tiles have */
+        requests.push_back(
+            of("many query heads", store, RETENTIVE_BFLOAT16, store.coarse == RETENTIVE_INT8 ? 128 : 80));
+        requests.back().group = 40, requests.back().rows = 200, requests.back().steps = {1, 1};
+    }
     const CaseRequest kinds[] = {of("steps", stores[0], RETENTIVE_BFLOAT16, 128),
                                  of("steps", stores[0], RETENTIVE_FLOAT32, 64),
                                  of("steps", stores[2], RETENTIVE_FLOAT16, 80)};

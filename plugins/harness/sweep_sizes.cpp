@@ -111,12 +111,12 @@ void add_prefill(Sizes &sizes, int32_t rows, int32_t steps) {
     add(sizes, "prefill, transition", Operation::transition, g, steps);
 }
 
+/* Few: their check on the CPU takes long. */
 void add_prefill(Sizes &sizes) {
     add_prefill(sizes, 4096, 256);
-    const auto attention = [&](RetentiveGeometry g, int32_t steps) { /* few: their check on the CPU takes long */
-                                                                     g.window = g.chunk = 256;
-                                                                     add(sizes, "prefill, attention",
-                                                                         Operation::attention, g, steps);
+    const auto attention = [&](RetentiveGeometry g, int32_t steps) {
+        g.window = g.chunk = 256;
+        add(sizes, "prefill, attention", Operation::attention, g, steps);
     };
     attention(exact_layer(4096), 32);
     attention(coarse_layer(4096, RETENTIVE_INT4, sinks + 256), 256);

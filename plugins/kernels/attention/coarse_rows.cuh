@@ -68,15 +68,9 @@ template <int kDim> struct CoarseRows<kDim, 8> : LoadedRows<uint2, kDim> {
                 float x[4];
 #pragma unroll
                 for (int k = 0; k < 4; ++k) x[k] = int8_code(word(value[k][h], j / 4), j % 4);
-                coarse_weigh<kTerms>(p, sums[h][j], operands(x[0], x[1]), operands(x[2], x[3]));
+                coarse_weigh<kTerms>(p, sums[h][j], bfloat16_pair(x[0], x[1]), bfloat16_pair(x[2], x[3]));
             }
         }
-    }
-
-  private:
-    static __device__ __forceinline__ uint32_t operands(float low, float high) {
-        const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-        return pack(both.x, both.y);
     }
 };
 

@@ -10,10 +10,14 @@ __device__ __forceinline__ float int8_code(uint32_t codes, int i) {
     return __uint_as_float(__byte_perm(codes ^ 0x80808080u, 0x4b000000u, 0x7440 + i)) - 8388736.0f;
 }
 
+__device__ __forceinline__ uint32_t bfloat16_pair(float low, float high) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    return pack(both.x, both.y);
+}
+
 // Bytes `first` and `first` + 1 of a word of int8 codes.
 __device__ __forceinline__ uint32_t int8_pair(uint32_t codes, int first) {
-    const __nv_bfloat162 both = __floats2bfloat162_rn(int8_code(codes, first), int8_code(codes, first + 1));
-    return pack(both.x, both.y);
+    return bfloat16_pair(int8_code(codes, first), int8_code(codes, first + 1));
 }
 
 // Two numbers 128 + nibble, less 128 and the offset of 8 that int4 codes are stored with.

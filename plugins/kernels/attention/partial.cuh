@@ -123,14 +123,11 @@ __device__ __forceinline__ void join_warps(const Shape &s, const AttentionPlan &
 }
 
 // Blocks on a multiprocessor: what the registers allow without spilling.
-template <typename Element, int kDim, Mode kMode>
-constexpr int kPartialBlocks = kDim > 128                          ? (kMode == Mode::shared ? 2 : 1)
-                               : sizeof(Element) == 4 || kDim > 64 ? 2
-                                                                   : 3;
+template <typename Element, int kDim> constexpr int kPartialBlocks = sizeof(Element) == 4 || kDim > 64 ? 2 : 3;
 
 // `statistics`: also sum importance and entropy over the rows, for the whole step.
 template <typename Element, int kDim, Mode kMode>
-__global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<Element, kDim, kMode>))
+__global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<Element, kDim>))
     attention_partial(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
                       const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
                       const bool statistics) {

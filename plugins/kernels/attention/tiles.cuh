@@ -62,7 +62,8 @@ template <typename Element, int kDim>
 int32_t partial_of(const RetentiveAttentionParams &params, const Shape &s, bool statistics, void *stream) {
     const AttentionPlan plan(s, params.geometry);
     if constexpr (sizeof(Element) == 4) {
-        if (!plan.rows_per_warp) return partial_in<Element, kDim, Mode::alone>(params, s, plan, statistics, stream);
+        if constexpr (kDim <= 128)
+            if (!plan.rows_per_warp) return partial_in<Element, kDim, Mode::alone>(params, s, plan, statistics, stream);
     } else {
         if (plan.prefill && s.F == 0) return prefill_in<Element, kDim, false>(params, s, plan, stream);
         if (plan.prefill) return prefill_in<Element, kDim, true>(params, s, plan, stream);

@@ -88,9 +88,14 @@ struct Shape {
     RETENTIVE_HD int tier_of(int row) const { return L == 2 && row >= X ? 1 : 0; }
 };
 
-// Where attention_split takes the place of attention_partial: few queries, rows that cp.async can copy as they are.
+// Where attention_prefill serves: many queries of several tokens, of which no logits are kept.
+RETENTIVE_HD inline bool takes_many_queries(const Shape &s, const RetentiveGeometry &g) {
+    return g.dtype != RETENTIVE_FLOAT32 && s.T > 1 && s.GT > 2 * kTileQueries;
+}
+
+// Where else attention_split takes the place of attention_partial: rows that cp.async can copy as they are.
 RETENTIVE_HD inline bool takes_stages(const Shape &s, const RetentiveGeometry &g) {
-    return g.dtype != RETENTIVE_FLOAT32 && s.GT <= 2 * kTileQueries &&
+    return g.dtype != RETENTIVE_FLOAT32 && !takes_many_queries(s, g) &&
            (s.F == 0 || s.D == 64 || s.D == 128 || s.D == 256);
 }
 
@@ -111,12 +116,12 @@ struct AttentionPlan {
     RETENTIVE_HD AttentionPlan(const Shape &s, const RetentiveGeometry &g) {
         query_tiles = ceil_div(s.GT, kTileQueries);
         staged = takes_stages(s, g);
-        prefill = g.dtype != RETENTIVE_FLOAT32 && query_tiles > 2;
+        prefill = takes_many_queries(s, g);
         if (prefill) {
             cut_prefill(s);
             return;
         }
-        rows_per_warp = query_tiles <= 2 || (g.dtype == RETENTIVE_FLOAT32 && s.D > 128); // what fits in shared memory
+        rows_per_warp = query_tiles <= 2 || g.dtype != RETENTIVE_FLOAT32 || s.D > 128; // what fits in shared memory
         query_blocks = rows_per_warp ? query_tiles : ceil_div(query_tiles, kAttentionWarps);
         const bool large = g.dtype == RETENTIVE_FLOAT32 || s.D > 128;
         const int resident = large ? 2 : 3; // blocks on a multiprocessor: kSplitBlocks, kPartialBlocks
