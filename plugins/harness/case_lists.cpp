@@ -77,6 +77,8 @@ void add_shapes(Requests &requests) {
     CaseRequest prefill = of("prefill of 4097 rows", stores[0], RETENTIVE_BFLOAT16, 128);
     prefill.group = 4, prefill.rows = 4097, prefill.steps = {128};
     requests.push_back(prefill);
+    prefill.dtype = RETENTIVE_FLOAT32;
+    requests.push_back(prefill);
     prefill = of("prefill of 4097 rows", stores[2], RETENTIVE_BFLOAT16, 128);
     prefill.group = 4, prefill.rows = 4097, prefill.steps = {128}, prefill.memory = Memory::both;
     requests.push_back(prefill);

@@ -120,6 +120,9 @@ void add_prefill(Sizes &sizes) {
     };
     attention(exact_layer(4096), 32);
     attention(coarse_layer(4096, RETENTIVE_INT4, sinks + 256), 256);
+    RetentiveGeometry g = exact_layer(4096);
+    g.dtype = RETENTIVE_FLOAT32;
+    attention(g, 256);
 }
 
 void add_quick(Sizes &sizes) {

@@ -254,13 +254,16 @@ template <int kDim> struct ExactRows<float, kDim> {
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
                 Operand terms[4][3];
+                float tile[4] = {}; // the tensor cores cut off what they add up, so not the sums of all tiles
 #pragma unroll
                 for (int k = 0; k < 4; ++k) split<Operand, 3>(x[k][j], terms[k]);
 #pragma unroll
                 for (int term = 2; term >= 0; --term)
-                    mma<Operand>(sums[h][j], p.first, pack(terms[0][term], terms[1][term]),
+                    mma<Operand>(tile, p.first, pack(terms[0][term], terms[1][term]),
                                  pack(terms[2][term], terms[3][term]));
-                mma<Operand>(sums[h][j], p.third, pack(terms[0][0], terms[1][0]), pack(terms[2][0], terms[3][0]));
+                mma<Operand>(tile, p.third, pack(terms[0][0], terms[1][0]), pack(terms[2][0], terms[3][0]));
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[h][j][i] += tile[i];
             }
         }
     }
