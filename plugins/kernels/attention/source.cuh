@@ -17,6 +17,13 @@ struct Source {
     Kind kind;
 };
 
+// Member by member: a reference to one of two structs would put both in memory.
+__device__ __forceinline__ Source either(bool first, const Source &a, const Source &b) {
+    return {first ? a.keys : b.keys,     first ? a.values : b.values,       first ? a.rows : b.rows,
+            first ? a.dim : b.dim,       first ? a.row_bytes : b.row_bytes, first ? a.locals : b.locals,
+            first ? a.column : b.column, first ? a.logit : b.logit,         first ? a.kind : b.kind};
+}
+
 struct HeadSources {
     const RetentiveAttentionParams &params;
     const Shape &shape;

@@ -103,12 +103,13 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     const HeadSources head{params, shape, bh};
     SplitWarp mine{head, int(blockIdx.y), head.logits(at, query), statistics && blockIdx.y == 0, {}};
     const TileTurn turn = {warp * plan.splits + split, plan.splits * kAttentionWarps}; // all blocks get as much to do
-    const int first_exact = turn.first(0), first_coarse = turn.first(plan.exact_tiles);
-    const int first_fresh = turn.first(plan.exact_tiles + plan.coarse_tiles);
+    const Tiles exact = {head.exact<Element>(), turn.first(0), plan.exact_tiles},
+                coarse = {head.coarse(), turn.first(plan.exact_tiles), plan.coarse_tiles},
+                fresh = {head.fresh<Element>(), turn.first(plan.exact_tiles + plan.coarse_tiles), plan.fresh_tiles};
 
     let_next_kernel_start();
-    ExactPass::prefetch_tile(head.exact<Element>(), first_exact, plan.exact_tiles); // while the kernel before ends
-    if constexpr (kBits != 0) CodesPass::prefetch_tile(head.coarse(), first_coarse, plan.coarse_tiles);
+    ExactPass::prefetch_tile(exact); // while the kernel before ends
+    if constexpr (kBits != 0) CodesPass::prefetch_tile(coarse);
     wait_for_previous_kernel();
 
     // Nothing can be done without the queries, which go ahead of the rows. They and the scales lie where their operands
@@ -117,11 +118,11 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     if constexpr (kBits != 0) send_key_scale(params, shape, bh, reinterpret_cast<float *>(code_fragments));
     commit_copies();
     Ahead ahead;
-    if (first_exact < plan.exact_tiles) {
-        ExactPass::send(mine, head.exact<Element>(), first_exact, plan.exact_tiles, stage, ahead);
+    if (exact.any() || fresh.any()) {
+        ExactPass::send(mine, either(exact.any(), exact, fresh), stage, ahead);
         wait_for_copies<2>();
-    } else if (kBits != 0 && first_coarse < plan.coarse_tiles && first_fresh >= plan.fresh_tiles) {
-        CodesPass::send(mine, head.coarse(), first_coarse, plan.coarse_tiles, stage, ahead); // no new token before it
+    } else if (kBits != 0 && coarse.any()) {
+        CodesPass::send(mine, coarse, stage, ahead);
         wait_for_copies<2>();
     } else {
         wait_for_copies<0>();
@@ -140,16 +141,17 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
 
     {
         ExactPass pass(mine, fragments, stage, factors[0][lane / 4]);
+        Tiles then = fresh;
 #pragma unroll 1
-        for (int part = 0; part < 2; ++part) // one piece of code for exact rows and for new tokens
-            pass.attend(part == 0 ? head.exact<Element>() : head.fresh<Element>(),
-                        part == 0 ? first_exact : first_fresh, part == 0 ? plan.exact_tiles : plan.fresh_tiles,
-                        turn.readers, ahead);
+        for (int part = 0; part < 2; ++part) { // one piece of code for exact rows and for new tokens
+            pass.attend(either(part == 0, exact, fresh), then, turn.readers, ahead);
+            then.last = 0;
+        }
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 0), warp_stats[0][warp]);
     }
     if constexpr (kBits != 0) {
         CodesPass pass(mine, code_fragments, stage, factors[1][lane / 4]);
-        pass.attend(head.coarse(), first_coarse, plan.coarse_tiles, turn.readers, ahead);
+        pass.attend(coarse, {coarse.from, 0, 0}, turn.readers, ahead);
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 1), warp_stats[1][warp]);
     }
     const RowCounts &counts = mine.counts;

@@ -22,6 +22,18 @@ struct Ahead {
     bool sent = false;
 };
 
+// A warp's tiles of a source: first, first + step, ... below last.
+struct Tiles {
+    Source from;
+    int first, last;
+
+    __device__ __forceinline__ bool any() const { return first < last; }
+};
+
+__device__ __forceinline__ Tiles either(bool first, const Tiles &a, const Tiles &b) {
+    return {either(first, a.from, b.from), first ? a.first : b.first, first ? a.last : b.last};
+}
+
 template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass {
     using Stage = Staging<kRows, Rows::kRowBytes, Rows::kCodes>;
     static constexpr int kParts = kRows / 8;                   // 8-row parts of a stage
@@ -40,41 +52,48 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
         : warp(w), fragments(queries), memory(stages), factor(factor_of_query), base(Rows::base(queries)) {}
 
     // Bring a tile into the L2 cache. One warp.
-    static __device__ __forceinline__ void prefetch_tile(const Source &from, int tile, int last) {
-        const int lane = threadIdx.x % kWarpSize, row = tile * kRows;
-        if (tile < last && lane < 2)
+    static __device__ __forceinline__ void prefetch_tile(const Tiles &tiles) {
+        const int lane = threadIdx.x % kWarpSize, row = tiles.first * kRows;
+        const Source &from = tiles.from;
+        if (tiles.any() && lane < 2)
             prefetch((lane == 0 ? from.keys : from.values) + size_t(row) * from.row_bytes,
                      unsigned(min(kRows, from.rows - row) * from.row_bytes));
     }
 
-    // Send for the first tile, where there is one.
-    static __device__ __forceinline__ void send(const SplitWarp &warp, const Source &from, int first, int last,
-                                                char *memory, Ahead &ahead) {
+    // Send for the first tile, which must be there.
+    static __device__ __forceinline__ void send(const SplitWarp &warp, const Tiles &tiles, char *memory, Ahead &ahead) {
+        const Source &from = tiles.from;
         if (from.row_bytes < Rows::kRowBytes) clear_stage(memory, kBytes);
 #pragma unroll 1
-        for (int i = 0; i < 2; ++i) copy(from, i == 0 ? from.keys : from.values, first, last, memory + i * kHalfBytes);
-        ahead.words = load_stage_words<kRows>(RowWordsOf(warp.head, from, warp.statistics), first * kRows),
-        ahead.sent = true;
+        for (int i = 0; i < 2; ++i)
+            copy(i == 0 ? from.keys : from.values, from, tiles.first, true, memory + i * kHalfBytes);
+        ahead.words = words_of_tile(warp, from, tiles.first), ahead.sent = true;
     }
 
-    // Tiles first, first + step, ... below last of a source.
-    __device__ __forceinline__ void attend(const Source &from, int first, int last, int step, Ahead &ahead) {
-        if (first >= last) return;
-        if (!ahead.sent) send(warp, from, first, last, memory, ahead);
-        ahead.sent = false;
+    // Every `step`-th of the tiles. Behind the last one the first of `then` is sent for, where there is one.
+    __device__ __forceinline__ void attend(const Tiles &tiles, const Tiles &then, int step, Ahead &ahead) {
+        if (!tiles.any()) return;
+        const Source &from = tiles.from;
+        if (!ahead.sent) send(warp, tiles, memory, ahead);
         const RowWordsOf words_of(warp.head, from, warp.statistics);
         RowWords words = ahead.words;
         char *const keys = memory, *const values = memory + kHalfBytes;
 #pragma unroll 1
-        for (int tile = first; tile < last; tile += step) {
-            const int row = tile * kRows, next = tile + step;
+        for (int tile = tiles.first; tile < tiles.last; tile += step) {
+            const int row = tile * kRows;
+            const bool last = tile + step >= tiles.last, more = !last || then.any();
+            const int next = last ? then.first : tile + step;
+            const Source coming = either(last, then.from, from);
             float x[kParts][2], p[kParts][2];
             arrive(from, row, keys);
             Rows::template products<kParts>(fragments, base, keys, x);
             __syncwarp(); // all lanes have read the stage
-            copy(from, from.keys, next, last, keys);
+            copy(coming.keys, coming, next, more, keys);
             const StageMeta meta = digest<kRows>(warp.head.params.gate, words, from, row, warp.counts);
-            if (next < last) words = load_stage_words<kRows>(words_of, next * kRows);
+            if (__builtin_expect(!last, 1))
+                words = load_stage_words<kRows>(words_of, next * kRows);
+            else if (more)
+                words = words_of_tile(warp, then.from, next);
             if (__builtin_expect(meta.plain, 1))
                 weights<true>(x, meta, from, row, p);
             else
@@ -82,8 +101,9 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
             arrive(from, row, values);
             Rows::template weigh<kParts>(p, values, sums);
             __syncwarp();
-            copy(from, from.values, next, last, values);
+            copy(coming.values, coming, next, more, values);
         }
+        ahead.words = words, ahead.sent = then.any();
     }
 
     // The warp's sums of each query at `to`, kStride floats apart, and the statistics.
@@ -95,9 +115,13 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
     }
 
   private:
-    static __device__ __forceinline__ void copy(const Source &from, const char *rows, int tile, int last, char *to) {
-        if (tile < last) Stage::copy(rows, tile * kRows, from.rows, from.row_bytes, to);
+    // Keys or values of a tile, where it is `there`.
+    static __device__ __forceinline__ void copy(const char *rows, const Source &from, int tile, bool there, char *to) {
+        if (there) Stage::copy(rows, tile * kRows, from.rows, from.row_bytes, to);
         commit_copies(); // an empty group keeps the count
+    }
+    static __device__ __forceinline__ RowWords words_of_tile(const SplitWarp &warp, const Source &from, int tile) {
+        return load_stage_words<kRows>(RowWordsOf(warp.head, from, warp.statistics), tile * kRows);
     }
     // Under way are at most the group that is waited for and those sent for after it.
     __device__ __forceinline__ void arrive(const Source &from, int row, char *stage) const {
