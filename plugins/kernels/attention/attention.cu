@@ -28,14 +28,14 @@ int32_t decode(const RetentiveAttentionParams &params, const Shape &s, bool outp
                   false);
 }
 
-// The output alone: no blocks for the columns.
+// The output alone: no blocks for the columns, one for the new token.
 template <typename Element>
 int32_t decode_output_alone(const RetentiveAttentionParams &params, const Shape &s, void *stream) {
     const AttentionPlan plan(s, params.geometry);
     AttentionWorkspace at(s, plan);
     at.column_blocks = 0;
     at.output_blocks = output_blocks_of(s, kMultiprocessors);
-    return launch("attention_decode", attention_decode<Element>, dim3(unsigned(at.output_blocks), unsigned(s.BH)),
+    return launch("attention_decode", attention_decode<Element>, dim3(unsigned(at.output_blocks + 1), unsigned(s.BH)),
                   kFinishThreads, 0, stream, params, s, plan, at, true);
 }
 

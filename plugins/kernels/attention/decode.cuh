@@ -1,4 +1,4 @@
-// Second launch with one new token: the logits that the first launch kept become outputs and statistics. The attention
+// Second launch with one new token: the splits' parts become outputs, the logits that they kept statistics. The attention
 // alone ends here; the whole step (step/finish.cuh) goes on with the same pieces.
 #pragma once
 
@@ -9,6 +9,12 @@
 namespace retentive {
 
 constexpr int kMaxGroups = 64; // query heads of a KV head, as checked on the host
+
+// What a split has of four channels of a query's output.
+struct OutputPart {
+    float2 of_columns = {kNothing, 0.0f}; // the columns' maximum and the sum of e over them
+    float4 channels = {0.0f, 0.0f, 0.0f, 0.0f};
+};
 
 // Views into the attention's workspace for one KV head.
 struct SplitView {
@@ -34,15 +40,12 @@ struct SplitView {
         return logits + s.logit_at(s.fresh_logits()) + g * kStageRows;
     }
 
-    // A split's sums of four channels: number `item` of the G D / 4 of T = 1.
-    __device__ __forceinline__ float4 part(const Shape &s, int item, int split) const {
+    // A split's part of four channels: number `item` of the G D / 4 of T = 1.
+    __device__ __forceinline__ OutputPart output_part(const Shape &s, int item, int split) const {
         const int quads = s.D / 4;
-        return *reinterpret_cast<const float4 *>(partial + (size_t(item / quads) * splits + split) * s.D +
-                                                 item % quads * 4);
-    }
-    // Of the logits that the split's sums of this item are relative to.
-    __device__ __forceinline__ float maximum(const Shape &s, int item, int split) const {
-        return stats[size_t(item / (s.D / 4)) * splits + split].maximum;
+        const size_t row = size_t(item / quads) * splits + split;
+        return {*reinterpret_cast<const float2 *>(&stats[row].maximum),
+                *reinterpret_cast<const float4 *>(partial + row * s.D + item % quads * 4)};
     }
 };
 
@@ -152,60 +155,70 @@ struct OutputTurn {
     __device__ __forceinline__ int step(int blocks) const { return blocks * int(blockDim.x) / lanes; }
 };
 
-// What a lane reads of the splits' outputs for its first item, sent for early.
-struct OutputAhead {
-    static constexpr int kLoads = 2;
-    float4 part[kLoads];
-    float maximum[kLoads];
+// Parts of an output added up, relative to the largest maximum so far.
+struct OutputSum {
+    float maximum = kNothing, sum = 0.0f, channels[4] = {};
 
-    __device__ __forceinline__ void load(const Shape &s, const SplitView &view, int block) {
-        const OutputTurn turn(view.splits, block);
-        if (turn.first >= s.G * (s.D / 4)) return;
+    __device__ __forceinline__ void add(const OutputPart &part) {
+        const float top = fmaxf(maximum, part.of_columns.x), kept = power_of_2(maximum - top),
+                    factor = power_of_2(part.of_columns.x - top);
+        const float its[4] = {part.channels.x, part.channels.y, part.channels.z, part.channels.w};
+        maximum = top, sum = kept * sum + factor * part.of_columns.y;
 #pragma unroll
-        for (int k = 0; k < kLoads; ++k) {
-            const int split = turn.split + k * turn.lanes;
-            if (split >= view.splits) break;
-            part[k] = view.part(s, turn.first, split), maximum[k] = view.maximum(s, turn.first, split);
+        for (int i = 0; i < 4; ++i) channels[i] = kept * channels[i] + factor * its[i];
+    }
+
+    // Over neighbouring lanes, as many as a power of two says.
+    __device__ __forceinline__ void gather(int lanes) {
+        float top = maximum;
+#pragma unroll 1
+        for (int offset = lanes / 2; offset > 0; offset /= 2) top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, offset));
+        const float kept = power_of_2(maximum - top);
+        maximum = top, sum *= kept;
+#pragma unroll
+        for (float &x : channels) x *= kept;
+#pragma unroll 1
+        for (int offset = lanes / 2; offset > 0; offset /= 2) {
+            sum += __shfl_xor_sync(kFullWarp, sum, offset);
+#pragma unroll
+            for (float &x : channels) x += __shfl_xor_sync(kFullWarp, x, offset);
         }
+    }
+
+    __device__ __forceinline__ float channel(int i) const {
+        return i == 0 ? channels[0] : i == 1 ? channels[1] : i == 2 ? channels[2] : channels[3];
     }
 };
 
-// One head's outputs, spread over `blocks` blocks.
+// One head's outputs, spread over `blocks` blocks. They wait for nothing but the splits.
 template <typename Element>
-__device__ __forceinline__ void decode_output(const Shape &s, const SplitView &view, const DecodeHead &head,
-                                              const OutputAhead &ahead, int block, int blocks, Element *output) {
+__device__ __forceinline__ void decode_output(const Shape &s, const SplitView &view, int block, int blocks,
+                                              Element *output) {
+    constexpr int kLoads = 2; // of a lane under way
     const OutputTurn turn(view.splits, block);
     const int items = s.G * (s.D / 4), step = turn.step(blocks);
 #pragma unroll 1
     for (int item = turn.first; __any_sync(kFullWarp, item < items); item += step) {
         const bool there = item < items;
-        const QueryNorm &norm = head.norms[there ? item * 4 / s.D : 0];
-        float sum[4] = {};
-        const auto add = [&](const float4 &part, float maximum) {
-            const float factor = power_of_2(maximum - norm.maximum);
-            sum[0] += factor * part.x, sum[1] += factor * part.y, sum[2] += factor * part.z, sum[3] += factor * part.w;
-        };
-        int split = there ? turn.split : view.splits;
-        if (item == turn.first) {
-#pragma unroll
-            for (int k = 0; k < OutputAhead::kLoads; ++k, split += turn.lanes)
-                if (split < view.splits) add(ahead.part[k], ahead.maximum[k]);
-        }
-#pragma unroll 2
-        for (; split < view.splits; split += turn.lanes) add(view.part(s, item, split), view.maximum(s, item, split));
+        OutputSum sum;
 #pragma unroll 1
-        for (int offset = turn.lanes / 2; offset > 0; offset /= 2)
+        for (int split = turn.split; there && split < view.splits; split += kLoads * turn.lanes) {
+            OutputPart parts[kLoads];
 #pragma unroll
-            for (float &x : sum) x += __shfl_xor_sync(kFullWarp, x, offset);
-        const float x = turn.split == 0 ? sum[0] : turn.split == 1 ? sum[1] : turn.split == 2 ? sum[2] : sum[3];
+            for (int k = 0; k < kLoads; ++k)
+                if (split + k * turn.lanes < view.splits) parts[k] = view.output_part(s, item, split + k * turn.lanes);
+#pragma unroll
+            for (int k = 0; k < kLoads; ++k) sum.add(parts[k]);
+        }
+        sum.gather(turn.lanes);
         if (there && turn.split < 4)
             output[size_t(item) * 4 + turn.split] =
-                from_float<Element>(x * (norm.inverse / kProbabilityScale<Element>));
+                from_float<Element>(sum.channel(turn.split) / (sum.sum * kProbabilityScale<Element>));
     }
 }
 
-// Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv). `keep`: the new
-// token, for what follows of the step.
+// Grid (column blocks and, unless the residual readout wrote the output already, output blocks; B Hkv). `keep`: one block
+// more keeps the new token, for what follows of the step.
 template <typename Element>
 __global__ void __launch_bounds__(kFinishThreads)
     attention_decode(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
@@ -213,24 +226,21 @@ __global__ void __launch_bounds__(kFinishThreads)
                      const bool keep) {
     __shared__ HeadAhead ahead;
     __shared__ DecodeHead head;
-    const SplitView view(shape, plan, at, params.workspace, int(blockIdx.y));
-    const int bh = blockIdx.y;
+    const int bh = blockIdx.y, output_block = int(blockIdx.x) - at.column_blocks;
+    const SplitView view(shape, plan, at, params.workspace, bh);
 
     let_next_kernel_start();
     wait_for_previous_kernel();
+    if (keep && output_block == at.output_blocks)
+        return KeptToken(shape, at, static_cast<char *>(params.workspace), bh)
+            .put(shape, new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0));
+    if (output_block >= 0)
+        return decode_output(shape, view, output_block, at.output_blocks,
+                             static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     ahead.send(shape, view, params.token_meta + 2 * (bh / shape.Hkv));
-    const int output_block = int(blockIdx.x) - at.column_blocks;
-    OutputAhead parts;
-    if (output_block >= 0) parts.load(shape, view, output_block);
     ahead.arrive();
     const int2 token = ahead.token;
-    if (keep && blockIdx.x == 0)
-        KeptToken(shape, at, static_cast<char *>(params.workspace), bh)
-            .put(shape, new_token<Element>(params.key, params.value, params.token_meta, shape, bh, 0));
     head.load(shape, view, ahead, params.gate);
-    if (output_block >= 0)
-        return decode_output(shape, view, head, parts, output_block, at.output_blocks,
-                             static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < shape.columns; c += at.column_blocks * blockDim.x) {
         const int2 meta = c < shape.R ? load_meta(params.state.row_meta, size_t(bh) * shape.R + c) : token;
         float received, surprise;

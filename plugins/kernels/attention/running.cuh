@@ -47,7 +47,9 @@ struct Running {
             for (float *x : all) *x += __shfl_xor_sync(kFullWarp, *x, offset);
     }
 
-    __device__ __forceinline__ SplitStats stats() const { return SplitStats{maximum, 0.0f, local, rest}; }
+    __device__ __forceinline__ SplitStats stats() const {
+        return SplitStats{maximum, local.sum + rest.sum, local, rest};
+    }
 
   private:
     static __device__ __forceinline__ void rebase(ColumnSums &sums, float gap, float factor) {

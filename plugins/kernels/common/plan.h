@@ -31,7 +31,7 @@ constexpr int kColumnBlocks = 192, kOutputBlocks = 64;
 constexpr int kColumnsAtOnce = 3; // of a thread; where it has more, blocks for the columns count for more:
 constexpr int kManyColumnBlocks = 232, kFewOutputBlocks = 32;
 constexpr int kAsideBlocks = kMultiprocessors; // for the columns where the next layer's attention runs beside them
-constexpr int kFewColumns = 4;                 // of a thread
+constexpr int kFewColumns = 4;                 // of a thread, all at once
 constexpr int kRecallAlone = 256;              // recall rows that one block searches as fast as several
 constexpr int kRecallPart = 128;               // of them for each of several blocks
 constexpr int kTiers = 2;
@@ -183,10 +183,11 @@ struct ColumnSums {
     float weighted = 0; // e (s - maximum) of the visual columns
 };
 
-// What a split knows of one query: its columns' maximum, and the sums of the local rows and of all other columns.
+// What a split knows of one query: its columns' maximum, the sum of e over them, and the sums of the local rows and of all
+// other columns.
 struct alignas(16) SplitStats {
     float maximum;
-    float unused;
+    float sum;
     ColumnSums local, rest;
 };
 

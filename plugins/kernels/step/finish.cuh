@@ -27,8 +27,8 @@ struct HeadColumns {
 
 // Some columns of one thread, `stride` apart: everything that is read of them, in flight at once. Columns behind the last
 // one are read as the last one, so that nothing branches; what follows of them is dropped.
-struct ColumnBatch {
-    static constexpr int kColumns = kColumnsAtOnce, kGroups = 4;
+template <int kColumns> struct ColumnBatch {
+    static constexpr int kGroups = 4;
 
     int2 meta[kColumns];
     float importance[kColumns], entropy[kColumns];
@@ -77,12 +77,13 @@ struct DecodeGate {
 
     // `batch`: the thread's first columns. While a warp waits for its next ones, the multiprocessor's other warps use
     // theirs.
-    __device__ __forceinline__ void update(ColumnBatch &batch, int first, int stride,
+    template <int kColumns>
+    __device__ __forceinline__ void update(ColumnBatch<kColumns> &batch, int first, int stride,
                                            Leaving (&leaving)[kTiers]) const {
 #pragma unroll 1
         while (first < s.C) {
             use(batch, first, stride, leaving);
-            first += ColumnBatch::kColumns * stride;
+            first += kColumns * stride;
             if (first < s.C) batch.load(columns, s, first, stride);
         }
     }
@@ -95,31 +96,36 @@ struct DecodeGate {
     }
 
   private:
-    struct Received {
-        float importance[ColumnBatch::kColumns] = {}, entropy[ColumnBatch::kColumns] = {};
+    template <int kColumns> struct Received {
+        float importance[kColumns] = {}, entropy[kColumns] = {};
     };
 
     // Query heads group .. group + 3, whose logits the batch has.
-    __device__ __forceinline__ void add(const ColumnBatch &batch, int group, Received &received) const {
+    template <int kColumns>
+    __device__ __forceinline__ void add(const ColumnBatch<kColumns> &batch, int group,
+                                        Received<kColumns> &received) const {
 #pragma unroll
-        for (int g = 0; g < ColumnBatch::kGroups; ++g) {
+        for (int g = 0; g < ColumnBatch<kColumns>::kGroups; ++g) {
             if (group + g >= s.G) break;
             const QueryNorm &norm = head.norms[group + g];
 #pragma unroll
-            for (int i = 0; i < ColumnBatch::kColumns; ++i)
+            for (int i = 0; i < kColumns; ++i)
                 add_column(norm, batch.logits[g][i], batch.meta[i].x >= 0 && batch.meta[i].y >= 0,
                            received.importance[i], received.entropy[i]);
         }
     }
 
-    __device__ __forceinline__ void use(ColumnBatch &batch, int first, int stride, Leaving (&leaving)[kTiers]) const {
-        Received received;
+    template <int kColumns>
+    __device__ __forceinline__ void use(ColumnBatch<kColumns> &batch, int first, int stride,
+                                        Leaving (&leaving)[kTiers]) const {
+        constexpr int kGroups = ColumnBatch<kColumns>::kGroups;
+        Received<kColumns> received;
         add(batch, 0, received);
 #pragma unroll 1
-        for (int group = ColumnBatch::kGroups; group < s.G; group += ColumnBatch::kGroups)
+        for (int group = kGroups; group < s.G; group += kGroups)
             batch.load_logits(columns, s, group, first, stride), add(batch, group, received);
 #pragma unroll
-        for (int i = 0; i < ColumnBatch::kColumns; ++i) {
+        for (int i = 0; i < kColumns; ++i) {
             const int c = first + i * stride;
             if (c < s.C)
                 settle(c, batch.meta[i].x, batch.importance[i] * importance_kept + received.importance[i],
@@ -205,8 +211,8 @@ __device__ __forceinline__ void move_rows(const RetentiveStepParams &params, con
 }
 
 // Grid (column blocks and, unless the output is written already, output blocks; B Hkv). `kept`: the new token is the one
-// that the first part of the step kept; no input is read.
-template <typename Element, bool kMemory>
+// that the first part of the step kept; no input is read. kColumns: of a thread at once.
+template <typename Element, bool kMemory, int kColumns>
 __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     step_finish(const __grid_constant__ RetentiveStepParams params, const __grid_constant__ Shape shape,
                 const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
@@ -221,26 +227,21 @@ __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
 
     let_next_kernel_start();
     wait_for_previous_kernel();
+    const int output_block = int(blockIdx.x) - at.column_blocks;
+    if (output_block >= 0)
+        return decode_output(shape, view, output_block, at.output_blocks,
+                             static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     const KeptToken token(shape, at, workspace, bh);
     ahead.send(shape, view,
                kept ? reinterpret_cast<const int32_t *>(token.meta) : params.token_meta + 2 * (bh / shape.Hkv));
-    const int output_block = int(blockIdx.x) - at.column_blocks;
-    OutputAhead parts;
     const int first = blockIdx.x * kFinishThreads + threadIdx.x, stride = at.column_blocks * kFinishThreads;
     const HeadRows<Element> rows(params.geometry, params.state, shape, params.key_scale, bh, shared);
     TokenAhead<Element> fresh;
-    ColumnBatch batch;
-    if (output_block >= 0) {
-        parts.load(shape, view, output_block);
-    } else {
-        batch.load(columns, shape, first, stride);
-        fresh.load(params, shape, bh, kept ? &token : nullptr);
-    }
+    ColumnBatch<kColumns> batch;
+    batch.load(columns, shape, first, stride);
+    fresh.load(params, shape, bh, kept ? &token : nullptr);
     ahead.arrive();
     head.load(shape, view, ahead, params.gate);
-    if (output_block >= 0)
-        return decode_output(shape, view, head, parts, output_block, at.output_blocks,
-                             static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     const DecodeGate gate(params, shape, columns, head, bh, ahead.token);
     Leaving leaving[kTiers];
     gate.update(batch, first, stride, leaving);

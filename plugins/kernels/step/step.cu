@@ -11,14 +11,19 @@ namespace {
 // Whether the step's first part, a call of its own, wrote the output and kept the token.
 enum class Part { whole, second };
 
+template <typename Element, int kColumns> auto finish_kernel(const RetentiveStepParams &params) {
+    return params.geometry.readout != RETENTIVE_READOUT_NONE ? step_finish<Element, true, kColumns>
+                                                             : step_finish<Element, false, kColumns>;
+}
+
 template <typename Element>
 int32_t finish(const RetentiveStepParams &params, const Shape &s, const AttentionPlan &plan, Part part, void *stream) {
     AttentionWorkspace at(s, plan);
     if (part == Part::second) at.column_blocks = blocks_for(kAsideBlocks / s.BH, at.column_blocks);
     const bool output = part == Part::whole && params.geometry.readout != RETENTIVE_READOUT_RESIDUAL;
     const dim3 grid(unsigned(at.column_blocks + (output ? at.output_blocks : 0)), unsigned(s.BH));
-    const bool memory = params.geometry.readout != RETENTIVE_READOUT_NONE;
-    const auto kernel = memory ? step_finish<Element, true> : step_finish<Element, false>;
+    const auto kernel = at.column_blocks == 1 ? finish_kernel<Element, kFewColumns>(params)
+                                              : finish_kernel<Element, kColumnsAtOnce>(params);
     return launch("step_finish", kernel, grid, kFinishThreads, 0, stream, params, s, plan, at, StepWorkspace(s, plan),
                   part == Part::second);
 }
