@@ -14,8 +14,10 @@ template <typename Element, int kDim, int kRows, int kBits> struct SplitShared {
     static constexpr int kStride = kDim + 8;             // floats; spreads the queries over the banks
     static constexpr int kSumBytes = kTileQueries * kStride * int(sizeof(float));
     static constexpr int kQueryBytes = kFragmentBytes<kDim, false> + (kBits == 0 ? 0 : kFragmentBytes<kDim, true>);
-    static constexpr int kExactRows = kBits == 0 ? kRows : kTileRows; // that a warp takes at once
-    static constexpr int kExactBytes = SplitPass<Element, kDim, kExactRows, StagedExact<Element, kDim>>::kBytes;
+    static constexpr int kExactRows = kBits == 0 ? kRows : kTileRows;                       // that a warp takes at once
+    static constexpr int kStages = kBits == 0 && kRows == kTileRows && kDim <= 128 ? 2 : 1; // of exact rows
+    using ExactPass = SplitPass<Element, kDim, kExactRows, StagedExact<Element, kDim>, kStages>;
+    static constexpr int kExactBytes = ExactPass::kBytes;
     static constexpr int kCodeBytes =
         SplitPass<Element, kDim, kRows, StagedCodes<kDim, kBits == 0 ? 8 : kBits>>::kBytes;
     static constexpr int most(int a, int b) { return a > b ? a : b; }
@@ -87,7 +89,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     using Shared = SplitShared<Element, kDim, kRows, kBits>;
     using Exact = StagedExact<Element, kDim>;
     using Codes = StagedCodes<kDim, kBits == 0 ? 8 : kBits>;
-    using ExactPass = SplitPass<Element, kDim, Shared::kExactRows, Exact>;
+    using ExactPass = typename Shared::ExactPass;
     using CodesPass = SplitPass<Element, kDim, kRows, Codes>;
     extern __shared__ __align__(128) char block_memory[];
     __shared__ float factors[Shared::kSumCount][kTileQueries];
@@ -103,13 +105,15 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     const HeadSources head{params, shape, bh};
     SplitWarp mine{head, int(blockIdx.y), head.logits(at, query), statistics && blockIdx.y == 0, {}};
     const TileTurn turn = {warp * plan.splits + split, plan.splits * kAttentionWarps}; // all blocks get as much to do
-    const Tiles exact = {head.exact<Element>(), turn.first(0), plan.exact_tiles},
-                coarse = {head.coarse(), turn.first(plan.exact_tiles), plan.coarse_tiles},
-                fresh = {head.fresh<Element>(), turn.first(plan.exact_tiles + plan.coarse_tiles), plan.fresh_tiles};
+    const Tiles exact_tiles = {head.exact<Element>(), turn.first(0), plan.exact_tiles},
+                code_tiles = {head.coarse(), turn.first(plan.exact_tiles), plan.coarse_tiles},
+                new_tiles = {head.fresh<Element>(), turn.first(plan.exact_tiles + plan.coarse_tiles), plan.fresh_tiles};
+    const TwoSources exact = {exact_tiles, new_tiles, turn.readers};
+    const OneSource codes = {code_tiles, turn.readers};
 
     let_next_kernel_start();
-    ExactPass::prefetch_tile(exact); // while the kernel before ends
-    if constexpr (kBits != 0) CodesPass::prefetch_tile(coarse);
+    ExactPass::prefetch_tile(exact_tiles); // while the kernel before ends
+    if constexpr (kBits != 0) CodesPass::prefetch_tile(code_tiles);
     wait_for_previous_kernel();
 
     // Nothing can be done without the queries, which go ahead of the rows. They and the scales lie where their operands
@@ -118,11 +122,11 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     if constexpr (kBits != 0) send_key_scale(params, shape, bh, reinterpret_cast<float *>(code_fragments));
     commit_copies();
     Ahead ahead;
-    if (exact.any() || fresh.any()) {
-        ExactPass::send(mine, either(exact.any(), exact, fresh), stage, ahead);
-        wait_for_copies<2>();
-    } else if (kBits != 0 && coarse.any()) {
-        CodesPass::send(mine, coarse, stage, ahead);
+    if (exact.any()) {
+        ExactPass::send(mine, exact, stage, ahead);
+        wait_for_copies<2 * Shared::kStages>();
+    } else if (kBits != 0 && codes.any()) {
+        CodesPass::send(mine, codes, stage, ahead);
         wait_for_copies<2>();
     } else {
         wait_for_copies<0>();
@@ -141,17 +145,12 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
 
     {
         ExactPass pass(mine, fragments, stage, factors[0][lane / 4]);
-        Tiles then = fresh;
-#pragma unroll 1
-        for (int part = 0; part < 2; ++part) { // one piece of code for exact rows and for new tokens
-            pass.attend(either(part == 0, exact, fresh), then, turn.readers, ahead);
-            then.last = 0;
-        }
+        pass.attend(exact, ahead);
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 0), warp_stats[0][warp]);
     }
     if constexpr (kBits != 0) {
         CodesPass pass(mine, code_fragments, stage, factors[1][lane / 4]);
-        pass.attend(coarse, {coarse.from, 0, 0}, turn.readers, ahead);
+        pass.attend(codes, ahead);
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 1), warp_stats[1][warp]);
     }
     const RowCounts &counts = mine.counts;

@@ -30,19 +30,56 @@ struct Tiles {
     __device__ __forceinline__ bool any() const { return first < last; }
 };
 
-__device__ __forceinline__ Tiles either(bool first, const Tiles &a, const Tiles &b) {
-    return {either(first, a.from, b.from), first ? a.first : b.first, first ? a.last : b.last};
-}
+// A warp's way through its tiles.
+struct Place {
+    int tile;
+    bool second; // of the second source
+};
 
-template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass {
+// Of one source alone.
+struct OneSource {
+    Tiles first;
+    int step;
+
+    __device__ __forceinline__ bool any() const { return first.any(); }
+    __device__ __forceinline__ Place begin() const { return {first.first, false}; }
+    __device__ __forceinline__ Place after(const Place &place) const { return {place.tile + step, false}; }
+    __device__ __forceinline__ bool has(const Place &place) const { return place.tile < first.last; }
+    __device__ __forceinline__ Source source(const Place &) const { return first.from; }
+};
+
+// Of one source and then of another.
+struct TwoSources {
+    Tiles first, second;
+    int step;
+
+    __device__ __forceinline__ bool any() const { return first.any() || second.any(); }
+    __device__ __forceinline__ Place begin() const {
+        return first.any() ? Place{first.first, false} : Place{second.first, true};
+    }
+    __device__ __forceinline__ Place after(const Place &place) const {
+        const int tile = place.tile + step;
+        return place.second || tile < first.last ? Place{tile, place.second} : Place{second.first, true};
+    }
+    __device__ __forceinline__ bool has(const Place &place) const {
+        return place.tile < (place.second ? second.last : first.last);
+    }
+    __device__ __forceinline__ Source source(const Place &place) const {
+        return either(place.second, second.from, first.from);
+    }
+};
+
+// kStages: tiles of rows on their way to a warp at once.
+template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1> struct SplitPass {
     using Stage = Staging<kRows, Rows::kRowBytes, Rows::kCodes>;
     static constexpr int kParts = kRows / 8;                   // 8-row parts of a stage
     static constexpr int kHalfBytes = kRows * Rows::kRowBytes; // keys, or values
-    static constexpr int kBytes = 2 * kHalfBytes;
+    static constexpr int kStageBytes = 2 * kHalfBytes;
+    static constexpr int kBytes = kStages * kStageBytes;
 
     SplitWarp &warp;
     const uint4 *fragments; // shared memory, operands of the queries
-    char *memory;           // shared memory of the warp: keys, then values
+    char *memory;           // shared memory of the warp: stages of keys, then values
     float factor;           // that products of the lane's query must be multiplied by
     typename Rows::Base base;
     Running running;
@@ -60,40 +97,42 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
                      unsigned(min(kRows, from.rows - row) * from.row_bytes));
     }
 
-    // Send for the first tile, which must be there.
-    static __device__ __forceinline__ void send(const SplitWarp &warp, const Tiles &tiles, char *memory, Ahead &ahead) {
-        const Source &from = tiles.from;
+    // Send for the first tiles.
+    template <typename Route>
+    static __device__ __forceinline__ void send(const SplitWarp &warp, const Route &route, char *memory, Ahead &ahead) {
+        Place place = route.begin();
+        const Source from = route.source(place);
         if (from.row_bytes < Rows::kRowBytes) clear_stage(memory, kBytes);
+        ahead.words = words_of_tile(warp, from, place.tile), ahead.sent = true;
 #pragma unroll 1
-        for (int i = 0; i < 2; ++i)
-            copy(i == 0 ? from.keys : from.values, from, tiles.first, true, memory + i * kHalfBytes);
-        ahead.words = words_of_tile(warp, from, tiles.first), ahead.sent = true;
+        for (int stage = 0; stage < kStages; ++stage, place = route.after(place))
+#pragma unroll 1
+            for (int i = 0; i < 2; ++i) copy(route, place, i == 1, memory + (2 * stage + i) * kHalfBytes);
     }
 
-    // Every `step`-th of the tiles. Behind the last one the first of `then` is sent for, where there is one.
-    __device__ __forceinline__ void attend(const Tiles &tiles, const Tiles &then, int step, Ahead &ahead) {
-        if (!tiles.any()) return;
-        const Source &from = tiles.from;
-        if (!ahead.sent) send(warp, tiles, memory, ahead);
-        const RowWordsOf words_of(warp.head, from, warp.statistics);
+    // All tiles of a route (OneSource, TwoSources); `ahead`: its first ones may be on their way.
+    template <typename Route> __device__ __forceinline__ void attend(const Route &route, Ahead &ahead) {
+        if (!route.any()) return;
+        if (!ahead.sent) send(warp, route, memory, ahead);
+        ahead.sent = false;
+        const RowWordsOf words_of_first(warp.head, route.first.from, warp.statistics);
         RowWords words = ahead.words;
-        char *const keys = memory, *const values = memory + kHalfBytes;
+        char *keys = memory;
+        Place place = route.begin(), next = route.after(place), coming = kStages == 2 ? route.after(next) : next;
 #pragma unroll 1
-        for (int tile = tiles.first; tile < tiles.last; tile += step) {
-            const int row = tile * kRows;
-            const bool last = tile + step >= tiles.last, more = !last || then.any();
-            const int next = last ? then.first : tile + step;
-            const Source coming = either(last, then.from, from);
+        do {
+            const Source from = route.source(place);
+            const int row = place.tile * kRows;
+            char *const values = keys + kHalfBytes;
             float x[kParts][2], p[kParts][2];
             arrive(from, row, keys);
             Rows::template products<kParts>(fragments, base, keys, x);
             __syncwarp(); // all lanes have read the stage
-            copy(coming.keys, coming, next, more, keys);
+            copy(route, coming, false, keys);
             const StageMeta meta = digest<kRows>(warp.head.params.gate, words, from, row, warp.counts);
-            if (__builtin_expect(!last, 1))
-                words = load_stage_words<kRows>(words_of, next * kRows);
-            else if (more)
-                words = words_of_tile(warp, then.from, next);
+            if (route.has(next))
+                words = __builtin_expect(!next.second, 1) ? load_stage_words<kRows>(words_of_first, next.tile * kRows)
+                                                          : words_of_tile(warp, route.source(next), next.tile);
             if (__builtin_expect(meta.plain, 1))
                 weights<true>(x, meta, from, row, p);
             else
@@ -101,9 +140,10 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
             arrive(from, row, values);
             Rows::template weigh<kParts>(p, values, sums);
             __syncwarp();
-            copy(coming.values, coming, next, more, values);
-        }
-        ahead.words = words, ahead.sent = then.any();
+            copy(route, coming, true, values);
+            place = next, next = route.after(next), coming = kStages == 2 ? route.after(next) : next;
+            if constexpr (kStages == 2) keys = keys == memory ? memory + kStageBytes : memory;
+        } while (route.has(place));
     }
 
     // The warp's sums of each query at `to`, kStride floats apart, and the statistics.
@@ -115,9 +155,13 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
     }
 
   private:
-    // Keys or values of a tile, where it is `there`.
-    static __device__ __forceinline__ void copy(const char *rows, const Source &from, int tile, bool there, char *to) {
-        if (there) Stage::copy(rows, tile * kRows, from.rows, from.row_bytes, to);
+    // Keys or values of a tile, where there is one.
+    template <typename Route>
+    static __device__ __forceinline__ void copy(const Route &route, const Place &place, bool values, char *to) {
+        if (route.has(place)) {
+            const Source from = route.source(place);
+            Stage::copy(values ? from.values : from.keys, place.tile * kRows, from.rows, from.row_bytes, to);
+        }
         commit_copies(); // an empty group keeps the count
     }
     static __device__ __forceinline__ RowWords words_of_tile(const SplitWarp &warp, const Source &from, int tile) {
@@ -125,7 +169,7 @@ template <typename Element, int kDim, int kRows, typename Rows> struct SplitPass
     }
     // Under way are at most the group that is waited for and those sent for after it.
     __device__ __forceinline__ void arrive(const Source &from, int row, char *stage) const {
-        wait_for_copies<1>();
+        wait_for_copies<2 * kStages - 1>();
         if constexpr (!Rows::kCodes)
             if (from.kind == Source::fresh) Stage::template sanitize<Element>(stage, min(from.rows - row, kRows));
     }
