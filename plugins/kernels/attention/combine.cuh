@@ -35,7 +35,8 @@ __device__ __forceinline__ QueryNorm combine_norm(const RetentiveAttentionParams
         query_token(params.gate, params.token_meta + size_t(bh / s.Hkv) * s.T * 2, s.T, query % s.T);
     const SplitRows rows = sum_rows(view.rows, view.splits);
     const Running all = gather_splits(stats, stats, view.splits);
-    const QueryNorm norm = norm_of(all, token, rows.visual, params.gate, s.G);
+    QueryNorm norm = norm_of(all, token, params.gate, s.G);
+    norm.entropy = entropy_share(norm.entropy, rows.visual + float(token.visual));
     if (threadIdx.x % kWarpSize == 0)
         reinterpret_cast<QueryNorm *>(static_cast<char *>(params.workspace) + at.norms)[size_t(bh) * s.GT + query] =
             norm;

@@ -82,22 +82,24 @@ struct HeadAhead {
 
 // What a block knows of its head: shared memory, filled by load().
 struct DecodeHead {
-    QueryNorm norms[kMaxGroups];
-    float2 fresh[kMaxGroups]; // what each query gives to the new token: received, surprise
+    QueryNorm norms[kMaxGroups]; // entropies in nats
+    float2 fresh[kMaxGroups];    // what each query gives to the new token: received, surprise
     SplitRows rows;
 
     // `ahead` has arrived. All threads of the block; synchronises.
     __device__ __forceinline__ void load(const Shape &s, const SplitView &view, const HeadAhead &ahead,
                                          const RetentiveGate &gate) {
         const int warp = warp_index(), warps = blockDim.x / kWarpSize;
-        const SplitRows sum = sum_rows(ahead.rows, view.rows, view.splits);
+        if (warp == warps - 1) { // which seldom has a query head
+            const SplitRows sum = sum_rows(ahead.rows, view.rows, view.splits);
+            if (threadIdx.x % kWarpSize == 0) rows = sum;
+        }
 #pragma unroll 1
         for (int g = warp; g < s.G; g += warps) {
             const bool sent = g == warp; // one piece of code for the first ones and for the others
             set(g, s, view, sent ? ahead.stats[warp] : view.stats + size_t(g) * view.splits,
-                sent ? &ahead.logits[warp] : view.fresh_logit(s, g), sum.visual, gate, ahead.token);
+                sent ? ahead.logits[warp] : *view.fresh_logit(s, g), gate, ahead.token);
         }
-        if (threadIdx.x == 0) rows = sum;
         __syncthreads();
     }
 
@@ -109,12 +111,12 @@ struct DecodeHead {
         return sum;
     }
 
-    // Mean over text queries, of which there is the group's or none.
+    // Mean over text queries, of which there is the group's or none. No visual token is among them.
     __device__ __forceinline__ float visual_entropy(int groups) const {
         float sum = 0.0f;
 #pragma unroll 1
         for (int g = 0; g < groups; ++g) sum += norms[g].text * norms[g].entropy;
-        return sum / float(groups);
+        return entropy_share(sum / float(groups), rows.visual);
     }
 
     __device__ __forceinline__ void column(const SplitView &view, int groups, int logit, bool visual, float &received,
@@ -128,13 +130,13 @@ struct DecodeHead {
   private:
     // Query head g; `first`: its first splits.
     __device__ __forceinline__ void set(int g, const Shape &s, const SplitView &view, const SplitStats *first,
-                                        const float *logit, float rows_visual, const RetentiveGate &gate, int2 token) {
+                                        float logit, const RetentiveGate &gate, int2 token) {
         const Running all = gather_splits(first, view.stats + size_t(g) * view.splits, view.splits);
         if (threadIdx.x % kWarpSize != 0) return;
         const bool valid = token.x >= 0, text = valid && token.y < 0;
-        const QueryNorm norm = norm_of(all, {valid, text, valid && !text, 1.0f, 1.0f}, rows_visual, gate, s.G);
+        const QueryNorm norm = norm_of(all, {valid, text, valid && !text, 1.0f, 1.0f}, gate, s.G);
         float2 own = make_float2(0, 0);
-        add_column(norm, *logit, valid && !text, own.x, own.y);
+        add_column(norm, logit, valid && !text, own.x, own.y);
         norms[g] = norm, fresh[g] = own;
     }
 };

@@ -14,9 +14,9 @@ struct QueryToken {
     float importance_kept, entropy_kept;
 };
 
-// `rows_visual`: visual rows of the state.
-__device__ __forceinline__ QueryNorm norm_of(const Running &all, const QueryToken &token, float rows_visual,
-                                             const RetentiveGate &gate, int groups) {
+// All but the entropy's share of its maximum: that one is in nats.
+__device__ __forceinline__ QueryNorm norm_of(const Running &all, const QueryToken &token, const RetentiveGate &gate,
+                                             int groups) {
     QueryNorm norm;
     norm.maximum = all.maximum;
     norm.inverse = 1.0f / (all.local.sum + all.rest.sum);
@@ -29,11 +29,16 @@ __device__ __forceinline__ QueryNorm norm_of(const Running &all, const QueryToke
     norm.text = token.text ? 1.0f : 0.0f;
     const float entropy =
         -inverse_visual * ((all.local.weighted + all.rest.weighted) * kLn2 + visual * norm.log_visual);
-    norm.entropy = fmaxf(entropy, 0.0f) / logf(fmaxf(rows_visual + float(token.visual), 2.0f));
+    norm.entropy = fmaxf(entropy, 0.0f);
     norm.local_received = norm.received_factor * all.local.sum;
     const float local = -inverse_visual * (all.local.weighted * kLn2 + all.local.visual * norm.log_visual);
     norm.local_surprise = surprise * fmaxf(local, 0.0f);
     return norm;
+}
+
+// An entropy in nats over the most that so many columns can have.
+__device__ __forceinline__ float entropy_share(float entropy, float columns) {
+    return entropy / logf(fmaxf(columns, 2.0f));
 }
 
 // What a query gives to a column with the base-2 logit `s`; `norm`: QueryNorm, or what a column needs of it.

@@ -206,7 +206,7 @@ struct alignas(8) QueryNorm {
     float log_visual;      // share of the attention to visual rows = e 2^(log_visual / ln 2)
     float received_factor; // of e: gain, decay, 1 / G and inverse; 0 for padding
     float surprise_factor; // of e ln share: likewise with the visual sum; 0 unless the token is text
-    float entropy;         // visual entropy over its maximum
+    float entropy;         // visual entropy, over its maximum or in nats
     float text;            // 1 for a text token, else 0
     float local_received;  // weighted sums over the local rows
     float local_surprise;
