@@ -158,8 +158,8 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, (kPartialBlocks<El
         reinterpret_cast<__nv_bfloat16 *>(shared + ((kRowsPerWarp ? 1 : kAttentionWarps) + slot) * Layout::kQueryBytes);
     char *warp_memory = shared + Layout::query_bytes(shape);
 
-    let_next_kernel_start();
     wait_for_previous_kernel();
+    let_next_kernel_start(); // in this order: step_finish counts on it
 
     const Attending<Element, kDim, kMode> attending{mine, turn};
     const bool sum_rows = statistics && mine.query_tile == 0;

@@ -111,10 +111,10 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     const TwoSources exact = {exact_tiles, new_tiles, turn.readers};
     const OneSource codes = {code_tiles, turn.readers};
 
-    let_next_kernel_start();
     ExactPass::prefetch_tile(exact_tiles); // while the kernel before ends
     if constexpr (kBits != 0) CodesPass::prefetch_tile(code_tiles);
     wait_for_previous_kernel();
+    let_next_kernel_start(); // in this order: step_finish counts on it
 
     // Nothing can be done without the queries, which go ahead of the rows. They and the scales lie where their operands
     // will.

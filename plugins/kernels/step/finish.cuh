@@ -34,15 +34,15 @@ template <int kColumns> struct ColumnBatch {
     float importance[kColumns], entropy[kColumns];
     float logits[kGroups][kColumns]; // of the first query heads
 
-    __device__ __forceinline__ void load(const HeadColumns &head, const Shape &s, int first, int stride) {
+    // What the state has of them, from the L2 cache: no line of an older one is taken.
+    __device__ __forceinline__ void load_state(const HeadColumns &head, const Shape &s, int first, int stride) {
 #pragma unroll
         for (int i = 0; i < kColumns; ++i) {
             const int c = min(first + i * stride, s.C - 1);
-            meta[i] = head.meta[c];
-            importance[i] = head.importance != nullptr ? head.importance[c] : 0.0f;
-            entropy[i] = head.entropy != nullptr ? head.entropy[c] : 0.0f;
+            meta[i] = __ldcg(head.meta + c);
+            importance[i] = head.importance != nullptr ? __ldcg(head.importance + c) : 0.0f;
+            entropy[i] = head.entropy != nullptr ? __ldcg(head.entropy + c) : 0.0f;
         }
-        load_logits(head, s, 0, first, stride);
     }
 
     // Of query heads group .. group + 3.
@@ -84,7 +84,8 @@ struct DecodeGate {
         while (first < s.C) {
             use(batch, first, stride, leaving);
             first += kColumns * stride;
-            if (first < s.C) batch.load(columns, s, first, stride);
+            if (first < s.C)
+                batch.load_state(columns, s, first, stride), batch.load_logits(columns, s, 0, first, stride);
         }
     }
 
@@ -224,21 +225,24 @@ __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     char *workspace = static_cast<char *>(params.workspace);
     const SplitView view(shape, plan, at, workspace, bh);
     const HeadColumns columns(params, shape, view, bh);
+    const int output_block = int(blockIdx.x) - at.column_blocks;
+    const int first = blockIdx.x * kFinishThreads + threadIdx.x, stride = at.column_blocks * kFinishThreads;
+    ColumnBatch<kColumns> batch;
 
     let_next_kernel_start();
+    // In a whole step the kernels ahead, of which the first waited before it let another one start, write no state.
+    if (kept) wait_for_previous_kernel();
+    if (output_block < 0) batch.load_state(columns, shape, first, stride);
     wait_for_previous_kernel();
-    const int output_block = int(blockIdx.x) - at.column_blocks;
     if (output_block >= 0)
         return decode_output(shape, view, output_block, at.output_blocks,
                              static_cast<Element *>(params.output) + size_t(bh) * shape.G * shape.D);
     const KeptToken token(shape, at, workspace, bh);
     ahead.send(shape, view,
                kept ? reinterpret_cast<const int32_t *>(token.meta) : params.token_meta + 2 * (bh / shape.Hkv));
-    const int first = blockIdx.x * kFinishThreads + threadIdx.x, stride = at.column_blocks * kFinishThreads;
     const HeadRows<Element> rows(params.geometry, params.state, shape, params.key_scale, bh, shared);
     TokenAhead<Element> fresh;
-    ColumnBatch<kColumns> batch;
-    batch.load(columns, shape, first, stride);
+    batch.load_logits(columns, shape, 0, first, stride);
     fresh.load(params, shape, bh, kept ? &token : nullptr);
     ahead.arrive();
     head.load(shape, view, ahead, params.gate);
