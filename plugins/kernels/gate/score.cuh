@@ -75,15 +75,16 @@ __device__ __forceinline__ bool choose_victims(unsigned long long (&least)[kTier
     if (blocks > 1) {
         if (threadIdx.x < unsigned(tiers)) minima[blockIdx.x].key[threadIdx.x] = threadIdx.x == 0 ? least[0] : least[1];
         if (!is_last_block(ticket, blocks)) return false;
-#pragma unroll
-        for (int tier = 0; tier < kTiers; ++tier) {
-            if (tier >= tiers) break;
-            least[tier] = kNoKey;
+        least[0] = least[1] = kNoKey;
 #pragma unroll 1
-            for (int i = threadIdx.x % kWarpSize; i < blocks; i += kWarpSize)
-                least[tier] = min(least[tier], *static_cast<const volatile unsigned long long *>(&minima[i].key[tier]));
-            least[tier] = warp_min(least[tier]);
+        for (int i = threadIdx.x % kWarpSize; i < blocks; i += kWarpSize) { // both tiers' on their way at once
+            const volatile unsigned long long *keys = minima[i].key;
+            const unsigned long long first = keys[0], second = tiers > 1 ? keys[1] : kNoKey;
+            least[0] = min(least[0], first), least[1] = min(least[1], second);
         }
+#pragma unroll
+        for (int tier = 0; tier < kTiers; ++tier)
+            if (tier < tiers) least[tier] = warp_min(least[tier]);
     }
 #pragma unroll
     for (int tier = 0; tier < kTiers; ++tier) victims[tier] = tier < tiers ? row_of_key(least[tier]) : -1;
