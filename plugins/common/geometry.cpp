@@ -12,7 +12,6 @@ constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
 constexpr int32_t kMostGroups = 64;      // query heads that the kernels serve with one KV head
 constexpr int32_t kMostHeads = 65535;    // batch * kv_heads is a grid dimension
 constexpr int32_t kMostGridRows = 32768; // a cell, y * 65536 + x, is an int32
-constexpr int32_t kRoundedRows = 96;     // that a head's logits may have more than it has rows: plan.h
 
 struct Number {
     const char *name;

@@ -74,6 +74,9 @@ void add_shapes(Requests &requests) {
     requests.push_back(decode);
     decode.batch = 3, decode.rows = 2048, decode.memory = Memory::both, decode.gates = true;
     requests.push_back(decode);
+    decode = of("decode of 24 heads", stores[0], RETENTIVE_FLOAT16, 80);
+    decode.batch = 3, decode.heads = 8, decode.group = 4, decode.rows = 3000, decode.steps = {1, 3};
+    requests.push_back(decode); /* several tiles a warp, with channels behind the last one */
     CaseRequest prefill = of("prefill of 4097 rows", stores[0], RETENTIVE_BFLOAT16, 128);
     prefill.group = 4, prefill.rows = 4097, prefill.steps = {128};
     requests.push_back(prefill);

@@ -20,6 +20,9 @@ inline int32_t coarse_store_rows(const RetentiveGeometry &g) {
     return g.coarse_rows + (g.memory_store == RETENTIVE_STORE_COARSE ? memory_rows(g) : 0);
 }
 
+/* That a head's logits in the kernels' workspace may have more than the head has rows. */
+constexpr int32_t kRoundedRows = 96;
+
 /* RETENTIVE_OK, or the first thing that is wrong, which message() then names. Geometry and gate: the rules of
  * CacheGeometry and GateConfig. `for_kernels` adds the kernels' limits. Params: also T, every pointer's presence, its
  * alignment (16 bytes) and the workspace (pass 0 bytes where none is needed, as for the reference). */

@@ -170,7 +170,7 @@ struct OutputSum {
         for (int i = 0; i < 4; ++i) channels[i] = kept * channels[i] + factor * its[i];
     }
 
-    // Over neighbouring lanes, as many as a power of two says.
+    // Over groups of neighbouring lanes; `lanes`: a power of two.
     __device__ __forceinline__ void gather(int lanes) {
         float top = maximum;
 #pragma unroll 1

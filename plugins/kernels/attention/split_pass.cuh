@@ -72,6 +72,7 @@ struct TwoSources {
 // kStages: tiles of rows on their way to a warp at once.
 template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1> struct SplitPass {
     using Stage = Staging<kRows, Rows::kRowBytes, Rows::kCodes>;
+    static_assert(kStages == 1 || kStages == 2);
     static constexpr int kParts = kRows / 8;                   // 8-row parts of a stage
     static constexpr int kHalfBytes = kRows * Rows::kRowBytes; // keys, or values
     static constexpr int kStageBytes = 2 * kHalfBytes;

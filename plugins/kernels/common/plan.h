@@ -65,6 +65,7 @@ struct Shape {
     RETENTIVE_HD int coarse_logits() const { return ceil_div(E, kStageRows) * kStageRows; }
     RETENTIVE_HD int fresh_logits() const { return coarse_logits() + ceil_div(F, kStageRows) * kStageRows; }
     RETENTIVE_HD int logits() const { return fresh_logits() + kStageRows; }
+    static_assert(3 * kStageRows <= kRoundedRows, "check() counts on it"); // each of the three rounded up
     RETENTIVE_HD int place_of_local(int row) const { return row < X ? row : coarse_logits() + row - X; }
     RETENTIVE_HD int place_of(int column) const {
         if (column >= R) return fresh_logits() + column - R;
