@@ -111,7 +111,7 @@ struct DecodeHead {
         return sum;
     }
 
-    // Mean over text queries, of which there is the group's or none. No visual token is among them.
+    // Mean over text queries, of which there is the group's or none: the state's visual rows are all that they see.
     __device__ __forceinline__ float visual_entropy(int groups) const {
         float sum = 0.0f;
 #pragma unroll 1

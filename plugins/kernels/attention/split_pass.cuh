@@ -1,6 +1,7 @@
 // One warp's way through rows of one kind: logits, running softmax, weighted values, 16 or 32 rows at a time.
 #pragma once
 
+#include "attention/route.cuh"
 #include "attention/running.cuh"
 #include "attention/split_queries.cuh"
 #include "attention/stage_meta.cuh"
@@ -20,53 +21,6 @@ struct SplitWarp {
 struct Ahead {
     RowWords words;
     bool sent = false;
-};
-
-// A warp's tiles of a source: first, first + step, ... below last.
-struct Tiles {
-    Source from;
-    int first, last;
-
-    __device__ __forceinline__ bool any() const { return first < last; }
-};
-
-// A warp's way through its tiles.
-struct Place {
-    int tile;
-    bool second; // of the second source
-};
-
-// Of one source alone.
-struct OneSource {
-    Tiles first;
-    int step;
-
-    __device__ __forceinline__ bool any() const { return first.any(); }
-    __device__ __forceinline__ Place begin() const { return {first.first, false}; }
-    __device__ __forceinline__ Place after(const Place &place) const { return {place.tile + step, false}; }
-    __device__ __forceinline__ bool has(const Place &place) const { return place.tile < first.last; }
-    __device__ __forceinline__ Source source(const Place &) const { return first.from; }
-};
-
-// Of one source and then of another.
-struct TwoSources {
-    Tiles first, second;
-    int step;
-
-    __device__ __forceinline__ bool any() const { return first.any() || second.any(); }
-    __device__ __forceinline__ Place begin() const {
-        return first.any() ? Place{first.first, false} : Place{second.first, true};
-    }
-    __device__ __forceinline__ Place after(const Place &place) const {
-        const int tile = place.tile + step;
-        return place.second || tile < first.last ? Place{tile, place.second} : Place{second.first, true};
-    }
-    __device__ __forceinline__ bool has(const Place &place) const {
-        return place.tile < (place.second ? second.last : first.last);
-    }
-    __device__ __forceinline__ Source source(const Place &place) const {
-        return either(place.second, second.from, first.from);
-    }
 };
 
 // kStages: tiles of rows on their way to a warp at once.
