@@ -14,6 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from retentive_export.cache.latent import LatentBasis
 from retentive_export.cache.loop import CacheLoop
 from retentive_export.export.constants import fit_constants
 from retentive_export.export.decoder import DecoderGraph
@@ -84,8 +85,9 @@ def calibrate(
     progress(f"fitting on {len(fitting)} dialogues")
     fit_constants(setup.adapter, setup.graph, fitting, setup.plan.context)
     full = [full_logits(setup.graph, run) for run in fitting]
-    weighed, plain = _choose_bases(setup, fitting, full)
-    progress(f"latent bases: KL {weighed:.4g} weighed by the attention, {plain:.4g} plain")
+    plain = _plain_bases(setup, fitting)
+    weighed_kl, plain_kl = _choose_bases(setup, plain, fitting, full)
+    progress(f"latent bases: KL {weighed_kl:.4g} weighed by the attention, {plain_kl:.4g} plain")
     searched: list[tuple[float, float, float]] = []
     for gate in _gates(setup.plan) if search else []:
         kl, _, _ = _compare(setup.graph, gate, fitting, full)
@@ -98,7 +100,7 @@ def calibrate(
     progress(f"measuring on {len(held_out)} held-out dialogues")
     truth = [full_logits(setup.graph, run) for run in held_out]
     measured = [
-        _measured("without calibration", _uncalibrated(setup, fitting), before, held_out, truth),
+        _measured("without calibration", _uncalibrated(setup, plain), before, held_out, truth),
         _measured("calibrated rows", setup.graph, before, held_out, truth),
     ]
     if gate != before:
@@ -114,16 +116,24 @@ def calibrate(
     )
 
 
-def _choose_bases(setup: Setup, fitting: Sequence[Run], full: Sequence[Tensor]) -> tuple[float, float]:
+def _plain_bases(setup: Setup, runs: Sequence[Run]) -> Sequence[LatentBasis] | None:
+    """Plain principal components; None without latents."""
+    if not setup.graph.geometry.latent_rows:
+        return None
+    return fit_bases(setup.adapter, setup.graph, runs, setup.plan.context, plain=True)
+
+
+def _choose_bases(
+    setup: Setup, plain: Sequence[LatentBasis] | None, fitting: Sequence[Run], full: Sequence[Tensor]
+) -> tuple[float, float]:
     """Leave the graph with the better of two kinds of bases on the fitted part; KL of both, equal without latents."""
     weighed, _, _ = _compare(setup.graph, setup.plan.gate, fitting, full)
-    if not setup.graph.geometry.latent_rows:
+    if plain is None:
         return weighed, weighed
-    bases = fit_bases(setup.adapter, setup.graph, fitting, setup.plan.context, plain=True)
-    plain, _, _ = _compare(replace(setup.graph, bases=bases), setup.plan.gate, fitting, full)
-    if plain < weighed:
-        setup.graph.bases = bases
-    return weighed, plain
+    with_plain, _, _ = _compare(replace(setup.graph, bases=plain), setup.plan.gate, fitting, full)
+    if with_plain < weighed:
+        setup.graph.bases = plain
+    return weighed, with_plain
 
 
 def _gates(plan: CachePlan) -> list[GateConfig]:
@@ -134,14 +144,14 @@ def _gates(plan: CachePlan) -> list[GateConfig]:
     return [replace(plan.gate, lambda_=a, beta=b) for a, b in dict.fromkeys(pairs)] if len(pairs) > 2 else []
 
 
-def _uncalibrated(setup: Setup, runs: Sequence[Run]) -> DecoderGraph:
+def _uncalibrated(setup: Setup, plain: Sequence[LatentBasis] | None) -> DecoderGraph:
     """What one would take without a fit: one scale for all channels of a head, plain principal components."""
     geometry, graph = setup.graph.geometry, replace(setup.graph)
     if geometry.coarse_rows:
         assert setup.graph.key_scales is not None
         graph.key_scales = [s.amax(dim=1, keepdim=True).expand_as(s).contiguous() for s in setup.graph.key_scales]
-    if geometry.latent_rows:
-        graph.bases = fit_bases(setup.adapter, graph, runs, setup.plan.context, plain=True)
+    if plain is not None:
+        graph.bases = plain
     return graph
 
 

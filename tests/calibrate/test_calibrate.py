@@ -86,7 +86,7 @@ def test_held_out_dialogues_decide_nothing(text_model: Path, dialogues: Path) ->
 
 
 def test_the_better_kind_of_basis_on_the_fitted_part_is_taken(text_model: Path, dialogues: Path) -> None:
-    from retentive_export.calibrate.fit import _choose_bases, _compare, full_logits
+    from retentive_export.calibrate.fit import _choose_bases, _compare, _plain_bases, full_logits
 
     recipe = parse_recipe({**text_recipe(text_model, **CACHE), "calibration": str(dialogues)})
     job = Job(recipe, target("onnx"))
@@ -94,7 +94,7 @@ def test_the_better_kind_of_basis_on_the_fitted_part_is_taken(text_model: Path, 
     runs = [job.run(sample, closed=True) for sample in job.samples[:3]]
     fit_constants(job.adapter, setup.graph, runs, job.plan.context)
     full = [full_logits(setup.graph, run) for run in runs]
-    kinds = _choose_bases(setup, runs, full)
+    kinds = _choose_bases(setup, _plain_bases(setup, runs), runs, full)
     assert kinds[0] != kinds[1]
     assert _compare(setup.graph, job.plan.gate, runs, full)[0] == pytest.approx(min(kinds), rel=1e-6)
 
