@@ -254,7 +254,7 @@ def build_table(result: Build) -> Table:
         table.add_row("signature", "ed25519, over manifest.json" if result.signed else "none")
         if result.archive:
             table.add_row("archive", f"{result.archive}, {human_bytes(result.archive.stat().st_size)}")
-        table.add_row("on the device", f"retentive-export finish {result.directory.name}")
+        table.add_row("on the device", f"retentive-export finish {(result.archive or result.directory).name}")
     return table
 
 

@@ -137,8 +137,8 @@ def test_the_command_line(text_model: Path, bundle: Path, orin_library: Path, ke
     assert data["bundle"]["signed"] is True
     assert data["bundle"]["archive"] == f"{bundle}.tar.zst"
     shown = call(*args).stdout
-    assert "retentive-export finish orin" in shown
-    assert "orin.tar.zst" in shown
+    assert "retentive-export finish orin.tar.zst" in shown
+    assert shown.count("orin.tar.zst") == 2  # and where it lies
 
 
 @pytest.mark.parametrize(
