@@ -50,6 +50,12 @@ void add_shapes(Requests &requests) {
         requests.back().group = group;
         requests.back().rows = 200;
         requests.back().steps = {1, 17};
+        for (const Store &store : {stores[1], stores[2], stores[4]}) { /* codes have an order for few queries */
+            requests.push_back(of("group", store, RETENTIVE_BFLOAT16, store.tiers == Tiers::coarse ? 256 : 128));
+            requests.back().group = group, requests.back().rows = group < 4 ? 3000 : 500;
+            requests.back().memory = Memory::both, requests.back().store = RETENTIVE_STORE_COARSE;
+            requests.back().steps = {1, 2, 4};
+        }
     }
     for (const Store &store : stores) { /* more queries of one token than two tiles have */
         requests.push_back(

@@ -38,11 +38,11 @@ struct Running {
         add(local, part.local, gap, factor), add(rest, part.rest, gap, factor);
     }
 
-    // Sums over the lanes whose numbers differ in the bits of kLanes - 1; their maximum is the same.
-    template <int kLanes> __device__ __forceinline__ void gather() {
+    // Sums over kLanes lanes that are kStride apart; their maximum is the same.
+    template <int kLanes, int kStride = 1> __device__ __forceinline__ void gather() {
         float *all[] = {&local.sum, &local.visual, &local.weighted, &rest.sum, &rest.visual, &rest.weighted};
 #pragma unroll
-        for (int offset = kLanes / 2; offset > 0; offset /= 2)
+        for (int offset = kLanes / 2 * kStride; offset >= kStride; offset /= 2)
 #pragma unroll
             for (float *x : all) *x += __shfl_xor_sync(kFullWarp, *x, offset);
     }

@@ -79,16 +79,17 @@ join_sums(const Shape &s, const AttentionPlan &plan, int bh, int query_tile, int
 // Blocks on a multiprocessor, as AttentionPlan counts on.
 template <int kDim> constexpr int kSplitBlocks = kDim > 128 ? 2 : 3;
 
-// Grid (splits, query tiles, B Hkv). kRows: rows that a warp takes at once. `statistics`: also sum importance and
-// entropy over the rows, for the whole step.
-template <typename Element, int kDim, int kRows, int kBits>
+// Grid (splits, query tiles, B Hkv). kRows: rows that a warp takes at once. kFew: there are up to kFewQueries queries.
+// `statistics`: also sum importance and entropy over the rows, for the whole step.
+template <typename Element, int kDim, int kRows, int kBits, bool kFew>
 __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>)
     attention_split(const __grid_constant__ RetentiveAttentionParams params, const __grid_constant__ Shape shape,
                     const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
                     const bool statistics) {
     using Shared = SplitShared<Element, kDim, kRows, kBits>;
     using Exact = StagedExact<Element, kDim>;
-    using Codes = StagedCodes<kDim, kBits == 0 ? 8 : kBits>;
+    using Codes =
+        std::conditional_t<kFew, FewCodes<kDim, kBits == 0 ? 8 : kBits>, StagedCodes<kDim, kBits == 0 ? 8 : kBits>>;
     using ExactPass = typename Shared::ExactPass;
     using CodesPass = SplitPass<Element, kDim, kRows, Codes>;
     extern __shared__ __align__(128) char block_memory[];
@@ -97,13 +98,15 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     __shared__ SplitRows warp_rows[kAttentionWarps];
 
     const int warp = warp_index(), lane = threadIdx.x % kWarpSize, split = blockIdx.x, bh = blockIdx.z;
-    const int query = blockIdx.y * kTileQueries + lane / 4, queries = shape.GT - int(blockIdx.y) * kTileQueries;
+    const int queries = shape.GT - int(blockIdx.y) * kTileQueries; // of the tile, and of those after it
     char *workspace = static_cast<char *>(params.workspace), *memory = block_memory + Shared::kQueryBytes;
     uint4 *fragments = reinterpret_cast<uint4 *>(block_memory);
     uint4 *code_fragments = reinterpret_cast<uint4 *>(block_memory + kFragmentBytes<kDim, false>);
     char *stage = memory + warp * Shared::kWarpBytes;
     const HeadSources head{params, shape, bh};
-    SplitWarp mine{head, int(blockIdx.y), head.logits(at, query), statistics && blockIdx.y == 0, {}};
+    SplitWarp mine{head, int(blockIdx.y), statistics && blockIdx.y == 0, {}};
+    float *const exact_logits = head.logits(at, blockIdx.y * kTileQueries + ExactPass::Lanes::query()),
+                 *const code_logits = head.logits(at, blockIdx.y * kTileQueries + CodesPass::Lanes::query());
     const TileTurn turn = {warp * plan.splits + split, plan.splits * kAttentionWarps}; // all blocks get as much to do
     const Tiles exact_tiles = {head.exact<Element>(), turn.first(0), plan.exact_tiles},
                 code_tiles = {head.coarse(), turn.first(plan.exact_tiles), plan.coarse_tiles},
@@ -144,12 +147,12 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
     __syncthreads();
 
     {
-        ExactPass pass(mine, fragments, stage, factors[0][lane / 4]);
+        ExactPass pass(mine, fragments, stage, factors[0], exact_logits);
         pass.attend(exact, ahead);
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 0), warp_stats[0][warp]);
     }
     if constexpr (kBits != 0) {
-        CodesPass pass(mine, code_fragments, stage, factors[1][lane / 4]);
+        CodesPass pass(mine, code_fragments, stage, factors[1], code_logits);
         pass.attend(codes, ahead);
         pass.template store<Shared::kStride>(queries, Shared::sums(memory, warp, 1), warp_stats[1][warp]);
     }

@@ -30,37 +30,67 @@ __device__ __forceinline__ void mma(int (&d)[4], const uint32_t (&a)[4], const u
 }
 template <bool kSignedA, bool kSignedB>
 __device__ __forceinline__ void mma(int (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1], const int (&c)[4]) {
-    static_assert(!kSignedA, "of probabilities");
-#define RETENTIVE_MMA(B)                                                                                               \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8." B ".s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"    \
+    static_assert(!kSignedA || !kSignedB, "probabilities are one of them");
+#define RETENTIVE_MMA(A, B)                                                                                            \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32." A "." B ".s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "                \
+                 "{%7,%8,%9,%10};"                                                                                     \
                  : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])                                                      \
                  : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]))
-    if constexpr (kSignedB)
-        RETENTIVE_MMA("s8");
+    if constexpr (kSignedA)
+        RETENTIVE_MMA("s8", "u8");
+    else if constexpr (kSignedB)
+        RETENTIVE_MMA("u8", "s8");
     else
-        RETENTIVE_MMA("u8");
+        RETENTIVE_MMA("u8", "u8");
 #undef RETENTIVE_MMA
 }
 
 // A query is an integer of at most this magnitude times its factor: 256 times a signed byte, and another signed byte.
 constexpr float kLargestQuery = 127.0f * 256.0f;
 
-// Rows of codes: int8, or packed int4. Queries carry the keys' scale per channel, probabilities the values' scale per row.
-template <int kDim, int kBits> struct StagedCodes {
+// Of a query's probabilities of a stage, which then are integers: a power of two that leaves the largest 15 or 16 bits.
+class StageFactor {
+  public:
+    __device__ __forceinline__ explicit StageFactor(float most) {
+        exponent_ = max(__float_as_uint(most * kRoundsUp) >> 23, kBitsLess + 1);
+        inverse_ = __uint_as_float((2 * kBias + kBitsLess - exponent_) << 23);
+    }
+
+    __device__ __forceinline__ float value() const { return __uint_as_float((exponent_ - kBitsLess) << 23); }
+    // In the last 16 bits: 2^23 has the ones in its last bit.
+    __device__ __forceinline__ uint32_t integer(float p) const { return __float_as_uint(fmaf(p, inverse_, 0x1p23f)); }
+
+  private:
+    static constexpr float kRoundsUp = 1.0f + 0x1p-16f; // no number becomes 2^16
+    static constexpr unsigned kBias = 127, kBitsLess = 15;
+
+    unsigned exponent_;
+    float inverse_;
+};
+
+// The four words' bytes b, for each b.
+__device__ __forceinline__ void transpose_bytes(const uint32_t (&x)[4], uint32_t (&bytes)[4]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const unsigned pick = half == 0 ? 0x5140 : 0x7362;
+        const uint32_t y = __byte_perm(x[0], x[1], pick), z = __byte_perm(x[2], x[3], pick);
+        bytes[2 * half] = __byte_perm(y, z, 0x5410), bytes[2 * half + 1] = __byte_perm(y, z, 0x7632);
+    }
+}
+
+// Rows of codes in shared memory: int8, or packed int4. Queries carry the keys' scale per channel, probabilities the
+// values' scale per row.
+template <int kDim, int kBits> struct CodeRows {
     static constexpr int kRowBytes = kDim * kBits / 8;
     static constexpr bool kCodes = true, kSigned = kBits == 8;
     static constexpr float kRoom = 8.0f;            // see StagedExact
     static constexpr int kPerByte = 8 / kBits;      // codes
     static constexpr int kOffset = kSigned ? 0 : 8; // that codes are stored with
-    static constexpr int kKeyWords = 2;             // a lane takes at once
+    static constexpr uint32_t kOffsets = 0x01010101u * kOffset;
+    static constexpr int kKeyWords = 2; // a lane takes at once
     static constexpr int kKeyLoads = kRowBytes / (16 * kKeyWords);
     static constexpr int kValueWords = kRowBytes >= 64 ? 2 : 1;
     static constexpr int kValueLoads = kRowBytes >= 64 ? kRowBytes / 64 : 1;
-
-    using Sums = float[kDim / 8][2]; // [8 channels][2 t, 2 t + 1]
-    struct Base {                    // what the products of queries and keys begin with: less what the offset adds
-        int sum[4] = {};
-    };
 
     // Queries come four channels at a time, of which two make a k step: the bytes of a lane's words in turn.
     static __device__ __forceinline__ int channel(int unit, int t, int e) {
@@ -68,10 +98,47 @@ template <int kDim, int kBits> struct StagedCodes {
         return unit % kPerByte * (kDim / 2) + 16 * kKeyWords * load + 4 * (kKeyWords * t + word) + e;
     }
 
+  protected:
+    // Words that a lane has of a row of a stage: of its keys, those of t; of its values, those of g.
+    static __device__ __forceinline__ void key_words(const char *stage, int row, int load,
+                                                     uint32_t (&words)[kKeyWords]) {
+        const int t = threadIdx.x % 4;
+        load_words(stage + place_of<kRowBytes, true>(row, kKeyWords * load + t / 2) + t % 2 * 8, words);
+    }
+    static __device__ __forceinline__ void value_words(const char *stage, int row, int load,
+                                                       uint32_t (&words)[kValueWords]) {
+        const int g = threadIdx.x % kWarpSize / 4;
+        load_words(stage + place_of<kRowBytes, true>(row, 4 * load + kValueWords * g / 4) + kValueWords * 4 * g % 16,
+                   words);
+    }
+
+  private:
+    static __device__ __forceinline__ void load_words(const char *at, uint32_t (&words)[2]) {
+        const uint2 x = *reinterpret_cast<const uint2 *>(at);
+        words[0] = x.x, words[1] = x.y;
+    }
+    static __device__ __forceinline__ void load_words(const char *at, uint32_t (&words)[1]) {
+        words[0] = *reinterpret_cast<const uint32_t *>(at);
+    }
+};
+
+// Their products with 8 queries, which are operand A.
+template <int kDim, int kBits> struct StagedCodes : CodeRows<kDim, kBits> {
+    using Codes = CodeRows<kDim, kBits>;
+    using Codes::kKeyLoads, Codes::kKeyWords, Codes::kOffset, Codes::kOffsets, Codes::kPerByte, Codes::kSigned,
+        Codes::kValueLoads, Codes::kValueWords;
+    static constexpr int kQueries = kTileQueries;
+    static constexpr float kUnit = 1.0f;
+
+    using Sums = float[kDim / 8][2]; // [8 channels][2 t, 2 t + 1]
+    struct Base {                    // what the products of queries and keys begin with: less what the offset adds
+        int sum[4] = {};
+    };
+
     static __device__ __forceinline__ Base base(const uint4 *fragments) {
         Base base;
         if constexpr (kOffset != 0) {
-            const uint32_t offsets[2] = {0x01010101u * kOffset, 0x01010101u * kOffset};
+            const uint32_t offsets[2] = {kOffsets, kOffsets};
 #pragma unroll
             for (int step = 0; step < kDim / 32; ++step) {
                 uint32_t a[4];
@@ -88,7 +155,7 @@ template <int kDim, int kBits> struct StagedCodes {
     template <int kParts>
     static __device__ __forceinline__ void products(const uint4 *fragments, const Base &base, const char *stage,
                                                     float (&x)[kParts][2]) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
+        const int g = threadIdx.x % kWarpSize / 4;
         int c[kParts][4];
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
@@ -98,9 +165,7 @@ template <int kDim, int kBits> struct StagedCodes {
         for (int load = 0; load < kKeyLoads; ++load) {
             uint32_t words[kParts][kKeyWords];
 #pragma unroll
-            for (int part = 0; part < kParts; ++part)
-                load_words(stage + place_of<kRowBytes, true>(8 * part + g, kKeyWords * load + t / 2) + t % 2 * 8,
-                           words[part]);
+            for (int part = 0; part < kParts; ++part) Codes::key_words(stage, 8 * part + g, load, words[part]);
 #pragma unroll
             for (int i = 0; i < kKeyWords * kPerByte / 2; ++i) { // two words of int8, or one of int4
                 uint32_t a[4];
@@ -122,7 +187,7 @@ template <int kDim, int kBits> struct StagedCodes {
     // sums += p v, 8 rows a part; p >= 0 with the values' scales.
     template <int kParts>
     static __device__ __forceinline__ void weigh(const float (&p)[kParts][2], const char *stage, Sums &sums) {
-        const int lane = threadIdx.x % kWarpSize, g = lane / 4, t = lane % 4;
+        const int t = threadIdx.x % 4;
         uint32_t a[kParts];
         const float factor = integers(p, a);
         // The products begin without the codes' offset. A byte's high nibble goes in as 16 times the code.
@@ -130,52 +195,40 @@ template <int kDim, int kBits> struct StagedCodes {
         if constexpr (kOffset != 0) {
             uint32_t offsets[kParts / 2];
 #pragma unroll
-            for (uint32_t &x : offsets) x = 0x01010101u * kOffset;
+            for (uint32_t &x : offsets) x = kOffsets;
             mma<false, false>(low, a, offsets, low);
 #pragma unroll
             for (int i = 0; i < 4; ++i) low[i] = -low[i], high[i] = 16 * low[i];
         }
 #pragma unroll
         for (int load = 0; load < kValueLoads; ++load) {
-            uint32_t words[kParts / 2][4][kValueWords]; // of rows 2 t, 2 t + 1 of each part
+            uint32_t words[kParts / 2][kValueWords][4]; // of rows 2 t, 2 t + 1 of each part
 #pragma unroll
             for (int pair = 0; pair < kParts / 2; ++pair)
 #pragma unroll
-                for (int k = 0; k < 4; ++k)
-                    load_words(stage +
-                                   place_of<kRowBytes, true>(16 * pair + 2 * t + k % 2 + k / 2 * 8,
-                                                             4 * load + kValueWords * g / 4) +
-                                   kValueWords * 4 * g % 16,
-                               words[pair][k]);
+                for (int k = 0; k < 4; ++k) {
+                    uint32_t of_row[kValueWords];
+                    Codes::value_words(stage, 16 * pair + 2 * t + k % 2 + k / 2 * 8, load, of_row);
+#pragma unroll
+                    for (int word = 0; word < kValueWords; ++word) words[pair][word][k] = of_row[word];
+                }
 #pragma unroll
             for (int word = 0; word < kValueWords; ++word) {
-                uint32_t bytes[4][kParts / 2]; // [byte of the word][16 rows]: the four rows' bytes
+                uint32_t bytes[kParts / 2][4]; // [16 rows][byte of the word]: the four rows' bytes
 #pragma unroll
-                for (int pair = 0; pair < kParts / 2; ++pair) {
-                    const uint32_t (&x)[4][kValueWords] = words[pair];
-#pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        const unsigned pick = half == 0 ? 0x5140 : 0x7362;
-                        const uint32_t y = __byte_perm(x[0][word], x[1][word], pick),
-                                       z = __byte_perm(x[2][word], x[3][word], pick);
-                        bytes[2 * half][pair] = __byte_perm(y, z, 0x5410);
-                        bytes[2 * half + 1][pair] = __byte_perm(y, z, 0x7632);
-                    }
-                }
+                for (int pair = 0; pair < kParts / 2; ++pair) transpose_bytes(words[pair][word], bytes[pair]);
 #pragma unroll
                 for (int byte = 0; byte < 4; ++byte) {
                     const int tile = (load * 4 * kValueWords + 4 * word + byte) * kPerByte;
-                    if constexpr (kSigned) {
-                        add<true>(a, bytes[byte], low, factor, sums[tile]);
-                    } else {
-                        uint32_t nibbles[2][kParts / 2];
+                    uint32_t b[kPerByte][kParts / 2];
 #pragma unroll
-                        for (int pair = 0; pair < kParts / 2; ++pair)
-                            nibbles[0][pair] = bytes[byte][pair] & 0x0f0f0f0fu,
-                            nibbles[1][pair] = bytes[byte][pair] & 0xf0f0f0f0u;
-                        add<false>(a, nibbles[0], low, factor, sums[tile]);
-                        add<false>(a, nibbles[1], high, factor * (1.0f / 16.0f), sums[tile + 1]);
-                    }
+                    for (int pair = 0; pair < kParts / 2; ++pair)
+                        if constexpr (kSigned)
+                            b[0][pair] = bytes[pair][byte];
+                        else
+                            b[0][pair] = bytes[pair][byte] & 0x0f0f0f0fu, b[1][pair] = bytes[pair][byte] & 0xf0f0f0f0u;
+                    add(a, b[0], low, factor, sums[tile]);
+                    if constexpr (!kSigned) add(a, b[1], high, factor * (1.0f / 16.0f), sums[tile + 1]);
                 }
             }
         }
@@ -202,44 +255,29 @@ template <int kDim, int kBits> struct StagedCodes {
     }
 
   private:
-    static __device__ __forceinline__ void load_words(const char *at, uint32_t (&words)[2]) {
-        const uint2 x = *reinterpret_cast<const uint2 *>(at);
-        words[0] = x.x, words[1] = x.y;
-    }
-    static __device__ __forceinline__ void load_words(const char *at, uint32_t (&words)[1]) {
-        words[0] = *reinterpret_cast<const uint32_t *>(at);
-    }
-
-    // The query's probabilities over the returned factor, a power of two that leaves the largest of the stage 15 or 16
-    // bits: operand A, high and low bytes in turn.
+    // The query's probabilities over the returned factor: operand A, high and low bytes in turn.
     template <int kParts>
     static __device__ __forceinline__ float integers(const float (&p)[kParts][2], uint32_t (&a)[kParts]) {
-        constexpr float kRoundsUp = 1.0f + 0x1p-16f; // no number becomes 2^16
-        constexpr unsigned kBias = 127, kBitsLess = 15;
         float most = 0.0f;
 #pragma unroll
         for (int part = 0; part < kParts; ++part) most = fmaxf(most, fmaxf(p[part][0], p[part][1]));
-        most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
-        const unsigned exponent = max(__float_as_uint(most * kRoundsUp) >> 23, kBitsLess + 1);
-        const float inverse = __uint_as_float((2 * kBias + kBitsLess - exponent) << 23);
+        const StageFactor factor(StageLanes<kTileQueries, 8 * kParts>::largest(most));
 #pragma unroll
         for (int part = 0; part < kParts; part += 2) {
             uint32_t pairs[2];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) // 2^23 has the ones in its last bit
-                pairs[i] = __byte_perm(__float_as_uint(fmaf(p[part + i][0], inverse, 0x1p23f)),
-                                       __float_as_uint(fmaf(p[part + i][1], inverse, 0x1p23f)), 0x5410);
+            for (int i = 0; i < 2; ++i)
+                pairs[i] = __byte_perm(factor.integer(p[part + i][0]), factor.integer(p[part + i][1]), 0x5410);
             a[part] = __byte_perm(pairs[0], pairs[1], 0x7531), a[part + 1] = __byte_perm(pairs[0], pairs[1], 0x6420);
         }
-        return __uint_as_float((exponent - kBitsLess) << 23);
+        return factor.value();
     }
 
-    template <bool kSignedB, int kParts, int kHalf>
+    template <int kParts, int kHalf>
     static __device__ __forceinline__ void add(const uint32_t (&a)[kParts], const uint32_t (&b)[kHalf],
                                                const int (&begin)[4], float factor, float (&sum)[2]) {
         int c[4];
-        mma<false, kSignedB>(c, a, b, begin);
+        mma<false, kSigned>(c, a, b, begin);
 #pragma unroll
         for (int n = 0; n < 2; ++n) sum[n] = fmaf(float(256 * c[n] + c[n + 2]), factor, sum[n]);
     }

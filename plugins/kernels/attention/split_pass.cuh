@@ -12,7 +12,6 @@ namespace retentive {
 struct SplitWarp {
     HeadSources head;
     int query_tile;
-    float *logits;   // of the lane's query, as Shape::logit_at; nullptr: none are kept
     bool statistics; // sum importance and entropy over the rows
     RowCounts counts;
 };
@@ -27,7 +26,8 @@ struct Ahead {
 template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1> struct SplitPass {
     using Stage = Staging<kRows, Rows::kRowBytes, Rows::kCodes>;
     static_assert(kStages == 1 || kStages == 2);
-    static constexpr int kParts = kRows / 8;                   // 8-row parts of a stage
+    using Lanes = StageLanes<Rows::kQueries, kRows>;
+    static constexpr int kParts = Lanes::kParts;
     static constexpr int kHalfBytes = kRows * Rows::kRowBytes; // keys, or values
     static constexpr int kStageBytes = 2 * kHalfBytes;
     static constexpr int kBytes = kStages * kStageBytes;
@@ -36,12 +36,16 @@ template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1>
     const uint4 *fragments; // shared memory, operands of the queries
     char *memory;           // shared memory of the warp: stages of keys, then values
     float factor;           // that products of the lane's query must be multiplied by
+    float *logits;          // of the query, as Shape::logit_at; nullptr: none are kept
     typename Rows::Base base;
     Running running;
     typename Rows::Sums sums = {};
 
-    __device__ __forceinline__ SplitPass(SplitWarp &w, const uint4 *queries, char *stages, float factor_of_query)
-        : warp(w), fragments(queries), memory(stages), factor(factor_of_query), base(Rows::base(queries)) {}
+    // `factors`: of the tile's queries; `kept`: where the logits of Lanes::query() go.
+    __device__ __forceinline__ SplitPass(SplitWarp &w, const uint4 *queries, char *stages, const float *factors,
+                                         float *kept)
+        : warp(w), fragments(queries), memory(stages), factor(factors[Lanes::query()] * Rows::kUnit), logits(kept),
+          base(Rows::base(queries)) {}
 
     // Bring a tile into the L2 cache. One warp.
     static __device__ __forceinline__ void prefetch_tile(const Tiles &tiles) {
@@ -103,10 +107,10 @@ template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1>
 
     // The warp's sums of each query at `to`, kStride floats apart, and the statistics.
     template <int kStride> __device__ __forceinline__ void store(int queries, float *to, SplitStats *stats) {
-        running.template gather<4>();
-        const int g = threadIdx.x % kWarpSize / 4;
-        if (threadIdx.x % 4 == 0) stats[g] = running.stats();
-        if (g < queries) Rows::store(sums, to + g * kStride);
+        running.template gather<Lanes::kLanes, Lanes::kStride>();
+        const int query = Lanes::query();
+        if (Lanes::first()) stats[query] = running.stats();
+        if (query < queries) Rows::store(sums, to + query * kStride);
     }
 
   private:
@@ -133,7 +137,7 @@ template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1>
     __device__ __forceinline__ unsigned hidden(const Source &from, int first) const {
         if (from.kind != Source::fresh) return 0;
         const Shape &s = warp.head.shape;
-        const int query = min(warp.query_tile * kTileQueries + int(threadIdx.x % kWarpSize) / 4, s.GT - 1);
+        const int query = min(warp.query_tile * kTileQueries + Lanes::query(), s.GT - 1);
         return tokens_after(query % s.T, first);
     }
 
@@ -141,8 +145,8 @@ template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1>
     template <bool kPlain>
     __device__ __forceinline__ void weights(const float (&x)[kParts][2], const StageMeta &meta, const Source &from,
                                             int first, float (&p)[kParts][2]) {
-        const int t = threadIdx.x % 4;
-        const unsigned visual = meta.visual >> 2 * t, local = meta.local >> 2 * t, unseen = hidden(from, first);
+        const int mine = Lanes::first_row();
+        const unsigned visual = meta.visual >> mine, local = meta.local >> mine, unseen = hidden(from, first);
         float s[kParts][2], best = kNothing;
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
@@ -151,23 +155,26 @@ template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1>
                 float &logit = s[part][k];
                 logit = clamp(x[part][k] * factor, -kLogitLimit, kLogitLimit);
                 if constexpr (!kPlain) {
-                    const int i = 8 * part + 2 * t + k;
+                    const int i = mine + 8 * part + k;
                     const float bias = __shfl_sync(kFullWarp, meta.bias, i);
                     const bool is_hidden = (unseen >> i & 1) && bias > kMasked; // a row that is not there stays so
                     logit += is_hidden ? kMasked * kLog2e : bias;
                 }
                 best = fmaxf(best, logit);
             }
-        if (warp.logits != nullptr) { // whole stages: there is room behind the last row
-            float *to = warp.logits + warp.head.shape.logits_of_lane(from.logit + first, t);
+        if (logits != nullptr) { // whole stages: there is room behind the last row
+            float *to = logits + warp.head.shape.logits_of_stage(from.logit + first) + Lanes::logit();
+            if constexpr (kParts == 1) {
+                store_for_next_kernel(to, make_float2(s[0][0], s[0][1]));
+            } else {
 #pragma unroll
-            for (int part = 0; part < kParts; part += 2)
-                store_for_next_kernel(to + 2 * part,
-                                      make_float4(s[part][0], s[part][1], s[part + 1][0], s[part + 1][1]));
+                for (int part = 0; part < kParts; part += 2)
+                    store_for_next_kernel(to + 2 * part,
+                                          make_float4(s[part][0], s[part][1], s[part + 1][0], s[part + 1][1]));
+            }
         }
-        best = fmaxf(best, __shfl_xor_sync(kFullWarp, best, 1));
-        best = fmaxf(best, __shfl_xor_sync(kFullWarp, best, 2));
-        if (__any_sync(kFullWarp, best > running.maximum + Rows::kRoom)) raise(fmaxf(best, running.maximum));
+        if (__any_sync(kFullWarp, best > running.maximum + Rows::kRoom))
+            raise(fmaxf(Lanes::largest(best), running.maximum));
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
 #pragma unroll
@@ -179,17 +186,11 @@ template <typename Element, int kDim, int kRows, typename Rows, int kStages = 1>
                 else
                     running.add(e, distance, is_visual, local >> (8 * part + k) & 1);
                 p[part][k] = e * kProbabilityScale<Element>;
-                if constexpr (Rows::kCodes) p[part][k] *= __shfl_sync(kFullWarp, meta.scale, 8 * part + 2 * t + k);
+                if constexpr (Rows::kCodes) p[part][k] *= __shfl_sync(kFullWarp, meta.scale, mine + 8 * part + k);
             }
     }
 
-    __device__ __forceinline__ void raise(float to) {
-        const float by = running.raise(to);
-#pragma unroll
-        for (auto &of_channels : sums)
-#pragma unroll
-            for (float &x : of_channels) x *= by;
-    }
+    __device__ __forceinline__ void raise(float to) { scale_sums(sums, running.raise(to)); }
 };
 
 } // namespace retentive

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "attention/split_codes.cuh"
+#include "attention/split_few_codes.cuh"
 
 namespace retentive {
 

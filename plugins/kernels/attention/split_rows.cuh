@@ -34,6 +34,45 @@ __device__ __forceinline__ void load_fragment(const uint4 *fragments, int step, 
     a[0] = x.x, a[1] = x.y, a[2] = x.z, a[3] = x.w;
 }
 
+// What a lane 4 g + t of a warp has of the logits of a stage: those of one query and of rows first_row() + 8 part + k,
+// part < kParts, k < 2. kQueries: 8, each for four lanes, or 4, each for eight.
+template <int kQueries, int kRows> struct StageLanes {
+    static_assert((kQueries == 8 || kQueries == 4) && (kRows == 32 || kRows == 16));
+    static constexpr int kParts = kQueries * kRows / (2 * kWarpSize);
+    static constexpr int kLanes = kWarpSize / kQueries;          // of a query,
+    static constexpr int kStride = kQueries == 8 ? 1 : kQueries; // so far apart
+
+    static __device__ __forceinline__ int query() {
+        const int lane = threadIdx.x % kWarpSize;
+        return kQueries == 8 ? lane / 4 : lane % 4;
+    }
+    static __device__ __forceinline__ int first_row() {
+        const int lane = threadIdx.x % kWarpSize, g = lane / 4;
+        return kQueries == 8 ? 2 * (lane % 4) : g % 2 * (kRows / 2) + g / 2 * 2;
+    }
+    // Where the first row's logit lies among those of the stage, as Shape::logit_at; the others follow.
+    static __device__ __forceinline__ int logit() {
+        const int lane = threadIdx.x % kWarpSize, g = lane / 4;
+        return kQueries == 8 ? 8 * (lane % 4) : g / 2 * 8 + g % 2 * (kRows / 8);
+    }
+    // Whether this lane speaks for its query's lanes.
+    static __device__ __forceinline__ bool first() { return threadIdx.x % kWarpSize / kStride % kLanes == 0; }
+    // Over the query's lanes.
+    static __device__ __forceinline__ float largest(float x) {
+#pragma unroll
+        for (int offset = kStride; offset < kLanes * kStride; offset *= 2)
+            x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, offset));
+        return x;
+    }
+};
+
+template <int kCount, int kEach> __device__ __forceinline__ void scale_sums(float (&sums)[kCount][kEach], float by) {
+#pragma unroll
+    for (auto &some : sums)
+#pragma unroll
+        for (float &x : some) x *= by;
+}
+
 // Two numbers, rounded and what the rounding left.
 template <typename Operand> struct Pair {
     uint32_t rounded, error;
@@ -61,6 +100,8 @@ template <typename Element, int kDim> struct StagedExact {
     using Operand = Element;
     static constexpr int kRowBytes = kDim * 2;
     static constexpr bool kCodes = false;
+    static constexpr int kQueries = kTileQueries; // of a product
+    static constexpr float kUnit = 1.0f;          // products are multiples of it, as wholes
     // Base-2 logits may exceed the running maximum by so much before it is raised, so that it seldom is: probabilities
     // then are below 2^kRoom, and must fit their operand (float16: 2^4 kProbabilityScale).
     static constexpr float kRoom = std::is_same_v<Element, __half> ? 4.0f : 8.0f;

@@ -39,14 +39,16 @@ __device__ __forceinline__ void prefetch(const void *from, unsigned bytes) {
 }
 
 // Where a piece of 16 bytes lies: eight fill all banks. Rows of 16-bit numbers are read by ldmatrix, the same piece of
-// eight rows at once; codes by lanes 4 g + t, for keys from row g, for values from rows 2 t.
+// eight rows at once; codes by lanes 4 g + t, for keys from row g or StageLanes::first_row(), for values from rows 2 t.
 template <int kRowBytes, bool kCodes> __device__ __forceinline__ int place_of(int row, int piece) {
     if constexpr (!kCodes)
         piece ^= row & 7;
     else if constexpr (kRowBytes >= 128)
-        piece ^= (row & 1) << 2 ^ (row & 6);
+        piece ^= ((row ^ row >> 4) & 1) << 2 ^ (row & 6);
     else if constexpr (kRowBytes == 64)
-        piece ^= row & 2, row ^= row >> 2 & 1;
+        piece ^= row & 2, row ^= (row >> 2 ^ row >> 4) & 1;
+    else
+        row ^= row >> 4 & 1;
     return row * kRowBytes + piece * 16;
 }
 

@@ -32,8 +32,13 @@ int32_t launch_first(const char *name, Kernel *kernel, size_t shared, const Rete
 template <typename Element, int kDim, int kRows, int kBits>
 int32_t split_rows(const RetentiveAttentionParams &params, const Shape &s, const AttentionPlan &plan, bool statistics,
                    void *stream) {
-    return launch_first("attention_split", attention_split<Element, kDim, kRows, kBits>,
-                        SplitShared<Element, kDim, kRows, kBits>::kBytes, params, s, plan, statistics, stream);
+    constexpr size_t kShared = SplitShared<Element, kDim, kRows, kBits>::kBytes;
+    if constexpr (kBits != 0)
+        if (s.GT <= kFewQueries)
+            return launch_first("attention_split", attention_split<Element, kDim, kRows, kBits, true>, kShared, params,
+                                s, plan, statistics, stream);
+    return launch_first("attention_split", attention_split<Element, kDim, kRows, kBits, false>, kShared, params, s,
+                        plan, statistics, stream);
 }
 
 template <typename Element, int kDim, int kBits>

@@ -109,8 +109,8 @@ template <typename Element, int kDim> struct Partial {
     // Whole tiles: there is room behind the last row.
     __device__ __forceinline__ void keep_logits(const float (&s)[4], const Source &from, int tile) const {
         if (logits == nullptr) return;
-        store_for_next_kernel(logits + shape.logits_of_lane(from.logit + tile * kTileRows, threadIdx.x % 4),
-                              make_float4(s[0], s[1], s[2], s[3]));
+        float *to = logits + shape.logits_of_stage(from.logit + tile * kTileRows) + 8 * (threadIdx.x % 4);
+        store_for_next_kernel(to, make_float4(s[0], s[1], s[2], s[3]));
     }
 
     __device__ __forceinline__ HeadSources sources() const { return {params, shape, bh}; }

@@ -138,11 +138,19 @@ template <typename Element> __device__ __forceinline__ uint32_t sanitize_pair(ui
 
 // What the next kernel reads and the next layer overwrites: kept in the L2 cache, past which the rows stream, it never
 // goes to memory.
-__device__ __forceinline__ void store_for_next_kernel(float *to, float4 x) {
+__device__ __forceinline__ uint64_t next_kernel_policy() {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+__device__ __forceinline__ void store_for_next_kernel(float *to, float4 x) {
     asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "f"(x.x), "f"(x.y), "f"(x.z),
-                 "f"(x.w), "l"(policy)
+                 "f"(x.w), "l"(next_kernel_policy())
+                 : "memory");
+}
+__device__ __forceinline__ void store_for_next_kernel(float *to, float2 x) {
+    asm volatile("st.global.L2::cache_hint.v2.f32 [%0], {%1, %2}, %3;" ::"l"(to), "f"(x.x), "f"(x.y),
+                 "l"(next_kernel_policy())
                  : "memory");
 }
 

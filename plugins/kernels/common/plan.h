@@ -17,6 +17,7 @@ namespace retentive {
 constexpr int kWarpSize = 32;
 constexpr int kTileRows = 16;   // rows that a warp takes at once: one k step of the value product
 constexpr int kTileQueries = 8; // queries of a tile; their rounding errors fill the other 8 rows of the 16-row operand
+constexpr int kFewQueries = 4;  // of a head, for which products with codes have an order of their own
 constexpr int kAttentionWarps = 4;
 constexpr int kStageRows = 32;   // rows of 16-bit numbers or codes that a warp takes at once, with D up to 128,
 constexpr int kWideTurns = 4;    // where each has more than so many turns of kTileRows
@@ -78,10 +79,11 @@ struct Shape {
         const unsigned at = unsigned(place); // whose quotients cost one instruction each
         return int(at / kStageRows * unsigned(G * kStageRows) + at % 8 / 2 * 8 + at % kStageRows / 8 * 2 + at % 2);
     }
-    // Offset of the first logit that lane 4 g + t has of the rows from `place`, a multiple of 16, on.
-    RETENTIVE_HD int logits_of_lane(int place, int t) const {
+    // The same where `place` is a multiple of 16. A row behind it, below the next one, is logit_at(row - place) further:
+    // rows 2 t and 2 t + 1 of each 8-row part together 8 t.
+    RETENTIVE_HD int logits_of_stage(int place) const {
         const unsigned at = unsigned(place);
-        return int(at / kStageRows * unsigned(G * kStageRows) + at % kStageRows / 4) + 8 * t;
+        return int(at / kStageRows * unsigned(G * kStageRows) + at % kStageRows / 4);
     }
     // First row and number of rows of a tier.
     RETENTIVE_HD int tier_first(int tier) const { return tier == 0 && X > 0 ? 0 : X; }
