@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "floor.h"
 #include "generate.h"
 #include "retentive/launch.h"
 
@@ -104,6 +105,7 @@ int32_t Rotation::launch_one(const Places &state, void *stream) const {
         const RetentiveStepParams params = step(state, workspace());
         return retentive_step_attend(&params, stream);
     }
+    case Operation::floor: return launch_floor(step(state, workspace()), stream);
     case Operation::aside:
     case Operation::step: break;
     }

@@ -47,7 +47,7 @@ class SizeChecks {
         return std::any_of(sizes_.begin(), sizes_.end(), [&](const SweepSize &other) {
             const bool whole = other.operation == Operation::step || other.operation == Operation::aside ||
                                other.operation == Operation::output;
-            return name(other) == name(layer) && whole == whole_step;
+            return name(other) == name(layer) && other.operation != Operation::floor && whole == whole_step;
         });
     }
     /* One step against the reference. */

@@ -84,6 +84,11 @@ void add_decode(Sizes &sizes) {
     for (const int32_t dtype : {RETENTIVE_INT8, RETENTIVE_INT4})
         for (const int32_t rows : {16384, 65536})
             add(sizes, "decode, output alone", Operation::output, coarse_layer(rows, dtype));
+    for (const int32_t rows : {1024, 4096, 16384, 65536})
+        add(sizes, "decode, floor", Operation::floor, exact_layer(rows));
+    for (const int32_t dtype : {RETENTIVE_INT8, RETENTIVE_INT4})
+        for (const int32_t rows : {16384, 65536})
+            add(sizes, "decode, floor", Operation::floor, coarse_layer(rows, dtype));
     decode(with_memory(exact_layer(16384)));
     decode(with_memory(exact_layer(16384), 24, 1024));
     decode(with_memory(coarse_layer(16384, RETENTIVE_INT4, 4096)));
@@ -129,13 +134,15 @@ void add_quick(Sizes &sizes) {
     add(sizes, "decode", Operation::step, exact_layer(256));
     add(sizes, "decode", Operation::step, with_memory(coarse_layer(512, RETENTIVE_INT4, 200)));
     add(sizes, "decode, output alone", Operation::output, coarse_layer(512, RETENTIVE_INT4, 200));
+    add(sizes, "decode, floor", Operation::floor, coarse_layer(512, RETENTIVE_INT4, 200));
     add_prefill(sizes, 256, 8);
 }
 
 } // namespace
 
 const char *operation_name(Operation operation) {
-    static constexpr const char *names[] = {"step", "aside", "output", "operators", "attention", "gate", "transition"};
+    static constexpr const char *names[] = {"step",      "aside",     "output", "floor",
+                                            "operators", "attention", "gate",   "transition"};
     return names[static_cast<int>(operation)];
 }
 

@@ -9,9 +9,10 @@
 
 namespace retentive::harness {
 
-/* `aside`: the step in two parts, the second one beside the next layer's first; `output`: the first one alone.
- * `operators`: the three one after the other, as TensorRT's plugins run them; else one of the launch functions. */
-enum class Operation { step, aside, output, operators, attention, gate, transition };
+/* `aside`: the step in two parts, the second one beside the next layer's first; `output`: the first one alone. `floor`:
+ * what the step's launches have to read and write, and nothing more (floor.h). `operators`: the three one after the
+ * other, as TensorRT's plugins run them; else one of the launch functions. */
+enum class Operation { step, aside, output, floor, operators, attention, gate, transition };
 const char *operation_name(Operation operation);
 
 struct SweepSize {

@@ -91,6 +91,7 @@ Traffic traffic_of(const SweepSize &size) {
     const Counter counter(size);
     switch (size.operation) {
     case Operation::aside:
+    case Operation::floor: /* is compared with the step */
     case Operation::step: return counter.step();
     case Operation::output: return counter.output();
     case Operation::attention: return counter.attention();
@@ -102,7 +103,9 @@ Traffic traffic_of(const SweepSize &size) {
 }
 
 double attention_operations(const SweepSize &size) {
-    if (size.operation == Operation::gate || size.operation == Operation::transition) return 0.0;
+    if (size.operation == Operation::gate || size.operation == Operation::transition ||
+        size.operation == Operation::floor)
+        return 0.0;
     const RetentiveGeometry &g = size.layer.geometry;
     const double queries = static_cast<double>(g.batch) * g.q_heads * size.steps();
     return 4.0 * queries * g.head_dim * (rows(g) + 0.5 * (size.steps() + 1)); /* causal among the new tokens */
