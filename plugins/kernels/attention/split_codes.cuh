@@ -68,12 +68,14 @@ class StageFactor {
     float inverse_;
 };
 
-// The four words' bytes b, for each b.
-__device__ __forceinline__ void transpose_bytes(const uint32_t (&x)[4], uint32_t (&bytes)[4]) {
+// Bytes b of four rows' words number `word`, for each b.
+template <int kWords>
+__device__ __forceinline__ void transpose_bytes(const uint32_t (&rows)[4][kWords], int word, uint32_t (&bytes)[4]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const unsigned pick = half == 0 ? 0x5140 : 0x7362;
-        const uint32_t y = __byte_perm(x[0], x[1], pick), z = __byte_perm(x[2], x[3], pick);
+        const uint32_t y = __byte_perm(rows[0][word], rows[1][word], pick),
+                       z = __byte_perm(rows[2][word], rows[3][word], pick);
         bytes[2 * half] = __byte_perm(y, z, 0x5410), bytes[2 * half + 1] = __byte_perm(y, z, 0x7632);
     }
 }
@@ -202,21 +204,17 @@ template <int kDim, int kBits> struct StagedCodes : CodeRows<kDim, kBits> {
         }
 #pragma unroll
         for (int load = 0; load < kValueLoads; ++load) {
-            uint32_t words[kParts / 2][kValueWords][4]; // of rows 2 t, 2 t + 1 of each part
+            uint32_t words[kParts / 2][4][kValueWords]; // of rows 2 t, 2 t + 1 of each part
 #pragma unroll
             for (int pair = 0; pair < kParts / 2; ++pair)
 #pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    uint32_t of_row[kValueWords];
-                    Codes::value_words(stage, 16 * pair + 2 * t + k % 2 + k / 2 * 8, load, of_row);
-#pragma unroll
-                    for (int word = 0; word < kValueWords; ++word) words[pair][word][k] = of_row[word];
-                }
+                for (int k = 0; k < 4; ++k)
+                    Codes::value_words(stage, 16 * pair + 2 * t + k % 2 + k / 2 * 8, load, words[pair][k]);
 #pragma unroll
             for (int word = 0; word < kValueWords; ++word) {
                 uint32_t bytes[kParts / 2][4]; // [16 rows][byte of the word]: the four rows' bytes
 #pragma unroll
-                for (int pair = 0; pair < kParts / 2; ++pair) transpose_bytes(words[pair][word], bytes[pair]);
+                for (int pair = 0; pair < kParts / 2; ++pair) transpose_bytes(words[pair], word, bytes[pair]);
 #pragma unroll
                 for (int byte = 0; byte < 4; ++byte) {
                     const int tile = (load * 4 * kValueWords + 4 * word + byte) * kPerByte;

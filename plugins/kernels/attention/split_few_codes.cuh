@@ -107,16 +107,12 @@ template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
         }
 #pragma unroll
         for (int load = 0; load < kValueLoads; ++load) {
-            uint32_t words[kParts][kValueWords][4];
+            uint32_t words[kParts][4][kValueWords];
 #pragma unroll
             for (int part = 0; part < kParts; ++part)
 #pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    uint32_t of_row[kValueWords];
-                    Codes::value_words(stage, 2 * t + 8 * part + k % 2 + k / 2 * 8 * kParts, load, of_row);
-#pragma unroll
-                    for (int word = 0; word < kValueWords; ++word) words[part][word][k] = of_row[word];
-                }
+                for (int k = 0; k < 4; ++k)
+                    Codes::value_words(stage, 2 * t + 8 * part + k % 2 + k / 2 * 8 * kParts, load, words[part][k]);
             // A tile's first and second channels: nibbles of a byte, or a byte of two words.
 #pragma unroll
             for (int word = 0; word < kValueWords; word += 2 / kPerByte) {
@@ -124,7 +120,7 @@ template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
 #pragma unroll
                 for (int part = 0; part < kParts; ++part)
 #pragma unroll
-                    for (int i = 0; i < 2 / kPerByte; ++i) transpose_bytes(words[part][word + i], bytes[part][i]);
+                    for (int i = 0; i < 2 / kPerByte; ++i) transpose_bytes(words[part], word + i, bytes[part][i]);
 #pragma unroll
                 for (int byte = 0; byte < 4; ++byte) {
                     uint32_t a[2 * kParts];

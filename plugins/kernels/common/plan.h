@@ -250,7 +250,7 @@ struct AttentionWorkspace {
             s.C <= kFewColumns * kFinishThreads
                 ? 1
                 : blocks_for((many ? kManyColumnBlocks : kColumnBlocks) / s.BH, ceil_div(s.columns, kFinishThreads));
-        output_blocks = output_blocks_of(s, many ? kFewOutputBlocks : kOutputBlocks);
+        output_blocks = output_blocks_of(s, many || column_blocks == 1 ? kFewOutputBlocks : kOutputBlocks);
         minima = at, at = align_up(at + size_t(s.BH) * column_blocks * sizeof(BlockMinimum));
         const size_t tokens = s.T == 1 ? size_t(s.BH) : 0; // the new one, for a step that is settled aside
         token_rows = at, at = align_up(at + tokens * 2 * s.D * sizeof(float)); // [B, Hkv, 2, D]
