@@ -22,7 +22,7 @@ template <int kRows> class Reader {
 
     __device__ void read(int first, int last, int step) {
         if (first >= last) return;
-        send(first, false), send(first, true);
+        send(first, false, last), send(first, true, last);
         RowWords words = words_of_.load(row(first));
 #pragma unroll 1
         for (int tile = first; tile < last; tile += step) {
@@ -43,7 +43,7 @@ template <int kRows> class Reader {
         const int lane = threadIdx.x % kWarpSize;
         return lane < kRows ? tile * kRows + lane : from_.rows;
     }
-    __device__ void send(int tile, bool values, int last = INT32_MAX) const {
+    __device__ void send(int tile, bool values, int last) const {
         const int bytes = kRows * from_.row_bytes, there = min(kRows, from_.rows - tile * kRows) * from_.row_bytes;
         const char *at = (values ? from_.values : from_.keys) + size_t(tile) * bytes;
         char *to = memory_ + (values ? bytes : 0);

@@ -10,16 +10,16 @@ namespace retentive {
 // Shared memory: operands of the exact queries and, where there are codes, of those for codes; then per warp the rows
 // on their way, and in their place what it summed up. kBits: of the codes, 0 where there are none.
 template <typename Element, int kDim, int kRows, int kBits> struct SplitShared {
-    static constexpr int kSumCount = kBits == 0 ? 1 : 2; // of a warp
-    static constexpr int kStride = kDim + 8;             // floats; spreads the queries over the banks
+    static constexpr int kCodeBits = kBits == 0 ? 8 : kBits; // what is not there has a type all the same
+    static constexpr int kSumCount = kBits == 0 ? 1 : 2;     // of a warp
+    static constexpr int kStride = kDim + 8;                 // floats; spreads the queries over the banks
     static constexpr int kSumBytes = kTileQueries * kStride * int(sizeof(float));
     static constexpr int kQueryBytes = kFragmentBytes<kDim, false> + (kBits == 0 ? 0 : kFragmentBytes<kDim, true>);
     static constexpr int kExactRows = kBits == 0 ? kRows : kTileRows;                       // that a warp takes at once
     static constexpr int kStages = kBits == 0 && kRows == kTileRows && kDim <= 128 ? 2 : 1; // of exact rows
     using ExactPass = SplitPass<Element, kDim, kExactRows, StagedExact<Element, kDim>, kStages>;
     static constexpr int kExactBytes = ExactPass::kBytes;
-    static constexpr int kCodeBytes =
-        SplitPass<Element, kDim, kRows, StagedCodes<kDim, kBits == 0 ? 8 : kBits>>::kBytes;
+    static constexpr int kCodeBytes = SplitPass<Element, kDim, kRows, StagedCodes<kDim, kCodeBits>>::kBytes;
     static constexpr int most(int a, int b) { return a > b ? a : b; }
     static constexpr int kWarpBytes =
         most(kExactBytes, kBits == 0 ? kSumBytes : most(kCodeBytes, kSumBytes) + kSumBytes);
@@ -88,8 +88,7 @@ __global__ void __launch_bounds__(kAttentionWarps *kWarpSize, kSplitBlocks<kDim>
                     const bool statistics) {
     using Shared = SplitShared<Element, kDim, kRows, kBits>;
     using Exact = StagedExact<Element, kDim>;
-    using Codes =
-        std::conditional_t<kFew, FewCodes<kDim, kBits == 0 ? 8 : kBits>, StagedCodes<kDim, kBits == 0 ? 8 : kBits>>;
+    using Codes = std::conditional_t<kFew, FewCodes<kDim, Shared::kCodeBits>, StagedCodes<kDim, Shared::kCodeBits>>;
     using ExactPass = typename Shared::ExactPass;
     using CodesPass = SplitPass<Element, kDim, kRows, Codes>;
     extern __shared__ __align__(128) char block_memory[];

@@ -51,9 +51,12 @@ constexpr float kLargestQuery = 127.0f * 256.0f;
 // Of a query's probabilities of a stage, which then are integers: a power of two that leaves the largest 15 or 16 bits.
 class StageFactor {
   public:
-    __device__ __forceinline__ explicit StageFactor(float most) {
-        exponent_ = max(__float_as_uint(most * kRoundsUp) >> 23, kBitsLess + 1);
-        inverse_ = __uint_as_float((2 * kBias + kBitsLess - exponent_) << 23);
+    // `p`: what the lane has of the query, as StageLanes.
+    template <int kQueries, int kParts> static __device__ __forceinline__ StageFactor of(const float (&p)[kParts][2]) {
+        float most = 0.0f;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) most = fmaxf(most, fmaxf(p[part][0], p[part][1]));
+        return StageFactor(StageLanes<kQueries, 2 * kWarpSize * kParts / kQueries>::largest(most));
     }
 
     __device__ __forceinline__ float value() const { return __uint_as_float((exponent_ - kBitsLess) << 23); }
@@ -63,6 +66,11 @@ class StageFactor {
   private:
     static constexpr float kRoundsUp = 1.0f + 0x1p-16f; // no number becomes 2^16
     static constexpr unsigned kBias = 127, kBitsLess = 15;
+
+    __device__ __forceinline__ explicit StageFactor(float most) {
+        exponent_ = max(__float_as_uint(most * kRoundsUp) >> 23, kBitsLess + 1);
+        inverse_ = __uint_as_float((2 * kBias + kBitsLess - exponent_) << 23);
+    }
 
     unsigned exponent_;
     float inverse_;
@@ -89,7 +97,8 @@ template <int kDim, int kBits> struct CodeRows {
     static constexpr int kPerByte = 8 / kBits;      // codes
     static constexpr int kOffset = kSigned ? 0 : 8; // that codes are stored with
     static constexpr uint32_t kOffsets = 0x01010101u * kOffset;
-    static constexpr int kKeyWords = 2; // a lane takes at once
+    static constexpr int kHigh = kSigned ? 1 : 16; // times the code: what a byte's second code, where it is, goes in as
+    static constexpr int kKeyWords = 2;            // a lane takes at once
     static constexpr int kKeyLoads = kRowBytes / (16 * kKeyWords);
     static constexpr int kValueWords = kRowBytes >= 64 ? 2 : 1;
     static constexpr int kValueLoads = kRowBytes >= 64 ? kRowBytes / 64 : 1;
@@ -101,6 +110,10 @@ template <int kDim, int kBits> struct CodeRows {
     }
 
   protected:
+    // A code of each byte: all of it, or a nibble, the high one as kHigh times the code.
+    static __device__ __forceinline__ uint32_t pick(uint32_t bytes, int nibble) {
+        return kSigned ? bytes : bytes & (nibble == 0 ? 0x0f0f0f0fu : 0xf0f0f0f0u);
+    }
     // Words that a lane has of a row of a stage: of its keys, those of t; of its values, those of g.
     static __device__ __forceinline__ void key_words(const char *stage, int row, int load,
                                                      uint32_t (&words)[kKeyWords]) {
@@ -127,8 +140,8 @@ template <int kDim, int kBits> struct CodeRows {
 // Their products with 8 queries, which are operand A.
 template <int kDim, int kBits> struct StagedCodes : CodeRows<kDim, kBits> {
     using Codes = CodeRows<kDim, kBits>;
-    using Codes::kKeyLoads, Codes::kKeyWords, Codes::kOffset, Codes::kOffsets, Codes::kPerByte, Codes::kSigned,
-        Codes::kValueLoads, Codes::kValueWords;
+    using Codes::kHigh, Codes::kKeyLoads, Codes::kKeyWords, Codes::kOffset, Codes::kOffsets, Codes::kPerByte,
+        Codes::kSigned, Codes::kValueLoads, Codes::kValueWords;
     static constexpr int kQueries = kTileQueries;
     static constexpr float kUnit = 1.0f;
 
@@ -192,7 +205,7 @@ template <int kDim, int kBits> struct StagedCodes : CodeRows<kDim, kBits> {
         const int t = threadIdx.x % 4;
         uint32_t a[kParts];
         const float factor = integers(p, a);
-        // The products begin without the codes' offset. A byte's high nibble goes in as 16 times the code.
+        // The products begin without the codes' offset. A byte's high nibble goes in as kHigh times the code.
         int low[4] = {}, high[4] = {};
         if constexpr (kOffset != 0) {
             uint32_t offsets[kParts / 2];
@@ -200,7 +213,7 @@ template <int kDim, int kBits> struct StagedCodes : CodeRows<kDim, kBits> {
             for (uint32_t &x : offsets) x = kOffsets;
             mma<false, false>(low, a, offsets, low);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) low[i] = -low[i], high[i] = 16 * low[i];
+            for (int i = 0; i < 4; ++i) low[i] = -low[i], high[i] = kHigh * low[i];
         }
 #pragma unroll
         for (int load = 0; load < kValueLoads; ++load) {
@@ -221,12 +234,11 @@ template <int kDim, int kBits> struct StagedCodes : CodeRows<kDim, kBits> {
                     uint32_t b[kPerByte][kParts / 2];
 #pragma unroll
                     for (int pair = 0; pair < kParts / 2; ++pair)
-                        if constexpr (kSigned)
-                            b[0][pair] = bytes[pair][byte];
-                        else
-                            b[0][pair] = bytes[pair][byte] & 0x0f0f0f0fu, b[1][pair] = bytes[pair][byte] & 0xf0f0f0f0u;
+#pragma unroll
+                        for (int nibble = 0; nibble < kPerByte; ++nibble)
+                            b[nibble][pair] = Codes::pick(bytes[pair][byte], nibble);
                     add(a, b[0], low, factor, sums[tile]);
-                    if constexpr (!kSigned) add(a, b[1], high, factor * (1.0f / 16.0f), sums[tile + 1]);
+                    if constexpr (!kSigned) add(a, b[1], high, factor * (1.0f / kHigh), sums[tile + 1]);
                 }
             }
         }
@@ -256,10 +268,7 @@ template <int kDim, int kBits> struct StagedCodes : CodeRows<kDim, kBits> {
     // The query's probabilities over the returned factor: operand A, high and low bytes in turn.
     template <int kParts>
     static __device__ __forceinline__ float integers(const float (&p)[kParts][2], uint32_t (&a)[kParts]) {
-        float most = 0.0f;
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) most = fmaxf(most, fmaxf(p[part][0], p[part][1]));
-        const StageFactor factor(StageLanes<kTileQueries, 8 * kParts>::largest(most));
+        const StageFactor factor = StageFactor::of<kQueries>(p);
 #pragma unroll
         for (int part = 0; part < kParts; part += 2) {
             uint32_t pairs[2];

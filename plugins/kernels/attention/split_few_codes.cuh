@@ -17,13 +17,12 @@ __device__ __forceinline__ uint32_t transpose(uint32_t x) {
 // Rows of codes and up to kFewQueries queries.
 template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
     using Codes = CodeRows<kDim, kBits>;
-    using Codes::kKeyLoads, Codes::kKeyWords, Codes::kOffset, Codes::kOffsets, Codes::kPerByte, Codes::kSigned,
-        Codes::kValueLoads, Codes::kValueWords;
+    using Codes::kHigh, Codes::kKeyLoads, Codes::kKeyWords, Codes::kOffset, Codes::kOffsets, Codes::kPerByte,
+        Codes::kSigned, Codes::kValueLoads, Codes::kValueWords;
     static constexpr int kQueries = kFewQueries;
-    static constexpr float kUnit = kSigned ? 1.0f : 1.0f / 16.0f; // high nibbles go in as 16 times the code
+    static constexpr float kUnit = 1.0f / kHigh;
 
-    using Sums = float[kDim / 16][2]; // [16 channels][first, second of the lane: kSide times as large as codes]
-    static constexpr int kSide = kSigned ? 1 : 16;
+    using Sums = float[kDim / 16][2]; // [16 channels][first, second of the lane]
     struct Base {
         uint32_t queries[kDim / 32][2]; // operand B of a k step: a nibble of the two words of a load, or all of them
         int sum[4] = {};                // what the products begin with: less what the offset adds
@@ -75,8 +74,9 @@ template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
             for (int nibble = 0; nibble < kPerByte; ++nibble)
 #pragma unroll
                 for (int part = 0; part < kParts; ++part) {
-                    const uint32_t a[4] = {pick(words[part][0][0], nibble), pick(words[part][1][0], nibble),
-                                           pick(words[part][0][1], nibble), pick(words[part][1][1], nibble)};
+                    const uint32_t a[4] = {
+                        Codes::pick(words[part][0][0], nibble), Codes::pick(words[part][1][0], nibble),
+                        Codes::pick(words[part][0][1], nibble), Codes::pick(words[part][1][1], nibble)};
                     mma<kSigned, true>(c[nibble][part], a, base.queries[load * kPerByte + nibble], c[nibble][part]);
                 }
         }
@@ -85,7 +85,8 @@ template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
                 int high = c[0][part][2 * k], low = c[0][part][2 * k + 1];
-                if constexpr (!kSigned) high = 16 * high + c[1][part][2 * k], low = 16 * low + c[1][part][2 * k + 1];
+                if constexpr (!kSigned)
+                    high = kHigh * high + c[1][part][2 * k], low = kHigh * low + c[1][part][2 * k + 1];
                 x[part][k] = float(256 * high + low);
             }
     }
@@ -103,7 +104,7 @@ template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
             for (uint32_t &x : offsets) x = kOffsets;
             mma<false, false>(begin, offsets, b, begin);
             begin[0] = -begin[0], begin[1] = -begin[1];
-            begin[2] = kSide * begin[0], begin[3] = kSide * begin[1];
+            begin[2] = kHigh * begin[0], begin[3] = kHigh * begin[1];
         }
 #pragma unroll
         for (int load = 0; load < kValueLoads; ++load) {
@@ -128,14 +129,15 @@ template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
                     for (int part = 0; part < kParts; ++part)
 #pragma unroll
                         for (int side = 0; side < 2; ++side)
-                            a[2 * part + side] = kSigned ? bytes[part][side][byte] : pick(bytes[part][0][byte], side);
+                            a[2 * part + side] =
+                                kSigned ? bytes[part][side][byte] : Codes::pick(bytes[part][0][byte], side);
                     int c[4];
                     mma<kSigned, false>(c, a, b, begin);
                     float (&sum)[2] = sums[tile_of(load, word, byte)];
 #pragma unroll
                     for (int side = 0; side < 2; ++side)
                         sum[side] = fmaf(float(256 * c[2 * side] + c[2 * side + 1]),
-                                         side == 0 ? factor : factor * (1.0f / kSide), sum[side]);
+                                         side == 0 ? factor : factor * (1.0f / kHigh), sum[side]);
                 }
             }
         }
@@ -163,20 +165,13 @@ template <int kDim, int kBits> struct FewCodes : CodeRows<kDim, kBits> {
     // The query's probabilities over the returned factor: operand B.
     template <int kParts>
     static __device__ __forceinline__ float integers(const float (&p)[kParts][2], uint32_t (&b)[kParts]) {
-        float most = 0.0f;
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) most = fmaxf(most, fmaxf(p[part][0], p[part][1]));
-        const StageFactor factor(StageLanes<kFewQueries, 16 * kParts>::largest(most));
+        const StageFactor factor = StageFactor::of<kQueries>(p);
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
             b[part] = transpose(__byte_perm(factor.integer(p[part][0]), factor.integer(p[part][1]), 0x4051));
         return factor.value();
     }
 
-    // Codes of int8, or a nibble of each byte: the high one is 16 times the code.
-    static __device__ __forceinline__ uint32_t pick(uint32_t bytes, int nibble) {
-        return kSigned ? bytes : bytes & (nibble == 0 ? 0x0f0f0f0fu : 0xf0f0f0f0u);
-    }
     static __device__ __forceinline__ int tile_of(int load, int word, int byte) {
         return (load * kValueWords + word) / (2 / kPerByte) * 4 + byte;
     }
