@@ -9,9 +9,10 @@ namespace retentive {
 namespace {
 
 constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
-constexpr int32_t kMostGroups = 64;      // query heads that the kernels serve with one KV head
-constexpr int32_t kMostHeads = 65535;    // batch * kv_heads is a grid dimension
-constexpr int32_t kMostGridRows = 32768; // a cell, y * 65536 + x, is an int32
+constexpr int32_t kMostGroups = 64;        // query heads that the kernels serve with one KV head
+constexpr int32_t kMostHeads = 65535;      // batch * kv_heads is a grid dimension
+constexpr int32_t kMostGridRows = 32768;   // a cell, y * 65536 + x, is an int32
+constexpr int32_t kMostMemorySide = 32767; // twice that times 65536 is an unsigned int
 
 struct Number {
     const char *name;
@@ -118,6 +119,10 @@ int32_t check_kernel_limits(const RetentiveGeometry &g) {
     if (g.chunk > RETENTIVE_MAX_STEPS)
         return fail(RETENTIVE_UNSUPPORTED, "chunk is %d; accepted by the kernels: at most %d", g.chunk,
                     RETENTIVE_MAX_STEPS);
+    for (const int32_t side : g.memory_grid)
+        if (side > kMostMemorySide)
+            return fail(RETENTIVE_UNSUPPORTED, "memory_grid is %d x %d; accepted by the kernels: sides of at most %d",
+                        g.memory_grid[0], g.memory_grid[1], kMostMemorySide);
     if (groups(g) > kMostGroups)
         return fail(RETENTIVE_UNSUPPORTED,
                     "q_heads is %d with %d kv_heads; accepted by the kernels: at most %d times "

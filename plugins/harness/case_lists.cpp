@@ -175,7 +175,7 @@ void add_policies(Requests &requests) {
     }
 }
 
-/* More recall rows than one block looks at. */
+/* Recall rows, more than one block looks at and as many. */
 void add_recall(Requests &requests) {
     for (const int32_t dtype : float_types)
         for (const Store &store : stores) {
@@ -188,6 +188,16 @@ void add_recall(Requests &requests) {
             request.gates = dtype != RETENTIVE_FLOAT16;
             request.rows = 900;
             request.steps = {1, 9, 1, 1};
+        }
+    for (const int32_t dim : {40, 80, 96, 256}) /* parts of 128, 102, 85 and 32 rows; the last one is not whole */
+        for (const Store &store : {stores[0], stores[2]}) {
+            requests.push_back(of("recall rows in parts", store, RETENTIVE_BFLOAT16, dim));
+            CaseRequest &request = requests.back();
+            request.memory = Memory::recall;
+            request.recall_rows = dim == 96 ? 128 : 129; /* 128: one block looks at all of them */
+            request.store = store.tiers == Tiers::mixed ? RETENTIVE_STORE_COARSE : RETENTIVE_STORE_EXACT;
+            request.rows = 300;
+            request.steps = {1, 1};
         }
 }
 

@@ -92,6 +92,10 @@ void add_decode(Sizes &sizes) {
     decode(with_memory(exact_layer(16384)));
     decode(with_memory(exact_layer(16384), 24, 1024));
     decode(with_memory(coarse_layer(16384, RETENTIVE_INT4, 4096)));
+    RetentiveGeometry many = with_memory(exact_layer(16384), 24, 1024);
+    many.batch = 8;
+    decode(many);
+    add(sizes, "decode, settled aside", Operation::aside, many);
     for (const int32_t dtype : {RETENTIVE_FLOAT16, RETENTIVE_FLOAT32}) {
         RetentiveGeometry g = exact_layer(16384);
         g.dtype = dtype;

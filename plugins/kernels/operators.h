@@ -13,7 +13,8 @@ int32_t launch_step(const RetentiveStepParams &params, void *stream);
 int32_t launch_step_attend(const RetentiveStepParams &params, void *stream);
 int32_t launch_step_settle(const RetentiveStepParams &params, void *stream);
 
-// T = 1: what left the last tier, where it waits in the workspace (recall_blocks() > 0).
-int32_t launch_absorb(const RetentiveTransitionParams &params, void *stream);
+// T = 1: what left the last tier, where it waits in the workspace (recall_blocks() > 0). `untouched`: no kernel that may
+// still run writes the memory.
+int32_t launch_absorb(const RetentiveTransitionParams &params, bool untouched, void *stream);
 
 } // namespace retentive

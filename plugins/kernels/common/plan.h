@@ -33,8 +33,9 @@ constexpr int kColumnsAtOnce = 3; // of a thread; where it has more, blocks for 
 constexpr int kManyColumnBlocks = 232, kFewOutputBlocks = 32;
 constexpr int kAsideBlocks = kMultiprocessors; // for the columns where the next layer's attention runs beside them
 constexpr int kFewColumns = 4;                 // of a thread, all at once
-constexpr int kRecallAlone = 256;              // recall rows that one block searches as fast as several
-constexpr int kRecallPart = 128;               // of them for each of several blocks
+constexpr int kRecallAlone = 128;              // recall rows that the block which moves rows searches as well; of more
+constexpr int kRecallPart = 128;               // each block of another launch has at most so many, and at most
+constexpr int kRecallKeys = 8192;              // so many channels of keys
 constexpr int kTiers = 2;
 
 RETENTIVE_HD inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -273,11 +274,12 @@ struct GateWorkspace {
     }
 };
 
-// T = 1: blocks of a head that look for the recall row of the token that left, in a launch of its own; 0 where there are
-// so few that the block that moves the rows goes on with it.
+// T = 1: blocks of a head that look for the recall row of the token that left, in a launch of its own, and how many rows
+// each has; no blocks where the rows are so few that the block that moves the rows goes on with it.
+RETENTIVE_HD inline int recall_part(const Shape &s) { return blocks_for(kRecallKeys / s.D, kRecallPart); }
 RETENTIVE_HD inline int recall_blocks(const Shape &s) {
     const int rows = s.M - s.V;
-    return s.T > 1 || rows <= kRecallAlone ? 0 : blocks_for(2 * kMultiprocessors / s.BH, ceil_div(rows, kRecallPart));
+    return s.T > 1 || rows <= kRecallAlone ? 0 : ceil_div(rows, recall_part(s));
 }
 
 // Recall rows in use, and the smallest key_of() of distance and row: the nearest, the first of equals.

@@ -66,13 +66,13 @@ struct DecodeGate {
     const HeadColumns &columns;
     const DecodeHead &head;
     ScoreScale scale;
-    int bh;
+    int bh, tiers;
     float importance_kept, entropy_kept;
 
     __device__ __forceinline__ DecodeGate(const RetentiveStepParams &p, const Shape &shape, const HeadColumns &rows,
-                                          const DecodeHead &loaded, int number, int2 meta)
+                                          const DecodeHead &loaded, int number, int its_tiers, int2 meta)
         : params(p), s(shape), columns(rows), head(loaded), scale(sums(p, loaded, shape.G, meta.x >= 0, meta.x)),
-          bh(number), importance_kept(kept(p.gate.importance_decay, meta.x >= 0)),
+          bh(number), tiers(its_tiers), importance_kept(kept(p.gate.importance_decay, meta.x >= 0)),
           entropy_kept(kept(p.gate.entropy_decay, meta.x >= 0)) {}
 
     // `batch`: the thread's first columns. While a warp waits for its next ones, the multiprocessor's other warps use
@@ -145,7 +145,7 @@ struct DecodeGate {
         else
             entropy = 0.0f;
         const float order = leaving_order(params.geometry, params.gate, scale, position, importance, entropy);
-        if (s.tier_of(c) == 0)
+        if (tiers == 1 || s.tier_of(c) == 0)
             leaving[0].meet(order, c);
         else
             leaving[1].meet(order, c);
@@ -182,24 +182,27 @@ struct StepStatistics {
     }
 };
 
-// The transition of one head; all threads of one block. kMemory: what leaves the last tier goes on into a memory.
-template <typename Element, bool kMemory>
-__device__ __forceinline__ void move_rows(const RetentiveStepParams &params, const DecodeGate &gate,
-                                          const HeadRows<Element> &rows, const Token &fresh,
-                                          const int (&victims)[kTiers], const StepWorkspace &after) {
+// When the token that leaves the last tier enters the memory; later: transition_absorb follows.
+enum class Absorbed { never, here, later };
+
+// The transition of one head; all threads of one block.
+template <Absorbed kAbsorbed, typename Rows>
+__device__ __forceinline__ void move_rows(const RetentiveStepParams &params, const DecodeGate &gate, const Rows &rows,
+                                          const Token &fresh, const int (&victims)[kTiers],
+                                          const StepWorkspace &after) {
     const Shape &s = gate.s;
     const StepStatistics statistics{gate.columns.importance, gate.columns.entropy, gate.fresh()};
     if (params.victims != nullptr && threadIdx.x < unsigned(s.L))
         params.victims[size_t(gate.bh) * s.L + threadIdx.x] = threadIdx.x == 0 ? victims[0] : victims[1];
     const auto victim = [&](int tier) { return tier == 0 ? victims[0] : victims[1]; };
-    if constexpr (kMemory) {
-        const int last = s.L == 2 ? victims[1] : victims[0];
+    if constexpr (kAbsorbed != Absorbed::never) {
+        const int last = rows.tiers() == 2 ? victims[1] : victims[0];
         const float importance = statistics.of_row(last).x; // before the row is overwritten behind demote's barrier
         const int position = rows.meta(last)[0];
         const Token token = demote<true>(rows, fresh, 0, statistics, victim);
         const float absorption = sigmoid(params.gate.absorption, gate.scale.relative(importance, position)),
                     retention = sigmoid(params.gate.retention, gate.head.visual_entropy(s.G));
-        if (recall_blocks(s) == 0) return absorb(rows, token, absorption, retention);
+        if constexpr (kAbsorbed == Absorbed::here) return absorb(rows, token, absorption, retention);
         char *workspace = static_cast<char *>(params.workspace);
         const LeavingTokens leaving(s, workspace + after.transition, gate.bh);
         leaving.put(rows, 0, token), leaving.begin();
@@ -213,7 +216,7 @@ __device__ __forceinline__ void move_rows(const RetentiveStepParams &params, con
 
 // Grid (column blocks and, unless the output is written already, output blocks; B Hkv). `kept`: the new token is the one
 // that the first part of the step kept; no input is read. kColumns: of a thread at once.
-template <typename Element, bool kMemory, int kColumns>
+template <typename Element, Stores kStores, Absorbed kAbsorbed, int kColumns>
 __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     step_finish(const __grid_constant__ RetentiveStepParams params, const __grid_constant__ Shape shape,
                 const __grid_constant__ AttentionPlan plan, const __grid_constant__ AttentionWorkspace at,
@@ -240,22 +243,22 @@ __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     const KeptToken token(shape, at, workspace, bh);
     ahead.send(shape, view,
                kept ? reinterpret_cast<const int32_t *>(token.meta) : params.token_meta + 2 * (bh / shape.Hkv));
-    const HeadRows<Element> rows(params.geometry, params.state, shape, params.key_scale, bh, shared);
+    const HeadRows<Element, kStores> rows(params.geometry, params.state, shape, params.key_scale, bh, shared);
     TokenAhead<Element> fresh;
     batch.load_logits(columns, shape, 0, first, stride);
     fresh.load(params, shape, bh, kept ? &token : nullptr);
     ahead.arrive();
     head.load(shape, view, ahead, params.gate);
-    const DecodeGate gate(params, shape, columns, head, bh, ahead.token);
+    const DecodeGate gate(params, shape, columns, head, bh, rows.tiers(), ahead.token);
     Leaving leaving[kTiers];
     gate.update(batch, first, stride, leaving);
     unsigned long long least[kTiers] = {leaving[0].key(), leaving[1].key()};
     BlockMinimum *minima = reinterpret_cast<BlockMinimum *>(workspace + at.minima) + size_t(bh) * at.column_blocks;
     int victims[kTiers];
-    if (!choose_victims(least, shape.L, minima, reinterpret_cast<unsigned *>(workspace + at.tickets) + bh,
+    if (!choose_victims(least, rows.tiers(), minima, reinterpret_cast<unsigned *>(workspace + at.tickets) + bh,
                         at.column_blocks, victims))
         return;
-    move_rows<Element, kMemory>(params, gate, rows, fresh.get(kept), victims, after);
+    move_rows<kAbsorbed>(params, gate, rows, fresh.get(kept), victims, after);
 }
 
 } // namespace retentive

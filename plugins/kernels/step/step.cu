@@ -11,9 +11,15 @@ namespace {
 // Whether the step's first part, a call of its own, wrote the output and kept the token.
 enum class Part { whole, second };
 
-template <typename Element, int kColumns> auto finish_kernel(const RetentiveStepParams &params) {
-    return params.geometry.readout != RETENTIVE_READOUT_NONE ? step_finish<Element, true, kColumns>
-                                                             : step_finish<Element, false, kColumns>;
+template <typename Element, Stores kStores, int kColumns>
+auto finish_kernel(const RetentiveStepParams &params, const Shape &s) {
+    return params.geometry.readout == RETENTIVE_READOUT_NONE ? step_finish<Element, kStores, Absorbed::never, kColumns>
+           : recall_blocks(s) == 0                           ? step_finish<Element, kStores, Absorbed::here, kColumns>
+                                                             : step_finish<Element, kStores, Absorbed::later, kColumns>;
+}
+template <typename Element, int kColumns> auto finish_kernel(const RetentiveStepParams &params, const Shape &s) {
+    return s.F == 0 ? finish_kernel<Element, Stores::exact, kColumns>(params, s)
+                    : finish_kernel<Element, Stores::both, kColumns>(params, s);
 }
 
 template <typename Element>
@@ -22,8 +28,8 @@ int32_t finish(const RetentiveStepParams &params, const Shape &s, const Attentio
     if (part == Part::second) at.column_blocks = blocks_for(kAsideBlocks / s.BH, at.column_blocks);
     const bool output = part == Part::whole && params.geometry.readout != RETENTIVE_READOUT_RESIDUAL;
     const dim3 grid(unsigned(at.column_blocks + (output ? at.output_blocks : 0)), unsigned(s.BH));
-    const auto kernel = at.column_blocks == 1 ? finish_kernel<Element, kFewColumns>(params)
-                                              : finish_kernel<Element, kColumnsAtOnce>(params);
+    const auto kernel = at.column_blocks == 1 ? finish_kernel<Element, kFewColumns>(params, s)
+                                              : finish_kernel<Element, kColumnsAtOnce>(params, s);
     return launch("step_finish", kernel, grid, kFinishThreads, 0, stream, params, s, plan, at, StepWorkspace(s, plan),
                   part == Part::second);
 }
@@ -61,7 +67,7 @@ int32_t settle(const RetentiveStepParams &params, const Shape &s, Part part, voi
     const AttentionPlan plan(s, params.geometry);
     const int32_t status =
         with_element(params.geometry, [&](auto x) { return finish<decltype(x)>(params, s, plan, part, stream); });
-    return status ? status : launch_absorb(transition_of(params, StepWorkspace(s, plan)), stream);
+    return status ? status : launch_absorb(transition_of(params, StepWorkspace(s, plan)), true, stream);
 }
 
 int32_t decode_step(const RetentiveStepParams &params, const Shape &s, void *stream) {

@@ -18,6 +18,9 @@ struct StateCopies {
     int count;
 };
 
+// Of kernels that are the same for every geometry.
+template <typename Element> using AllRows = HeadRows<Element, Stores::both>;
+
 // The state's statistics are the updated ones (the victims' are put right afterwards); the rest is copied. Grid
 // (blocks).
 __global__ void __launch_bounds__(kMoveThreads)
@@ -53,7 +56,7 @@ __global__ void __launch_bounds__(kMoveThreads)
     const int t = blockIdx.x, bh = blockIdx.y;
     let_next_kernel_start();
     wait_for_previous_kernel();
-    const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
+    const AllRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
     const int64_t *victims = params.victims + size_t(bh) * s.L * s.T + t;
     const Token token =
         demote<true>(rows, new_token<Element>(params.key, params.value, params.token_meta, s, bh, t), t,
@@ -72,8 +75,8 @@ __global__ void __launch_bounds__(kMoveThreads)
     const int t = blockIdx.x, bh = blockIdx.y;
     let_next_kernel_start();
     wait_for_previous_kernel();
-    const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
-    const Memory<Element> memory{rows};
+    const AllRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
+    const Memory<AllRows<Element>> memory{rows};
     const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
     const Token token = tokens.get(rows, t);
     float before = 0.0f;
@@ -81,26 +84,35 @@ __global__ void __launch_bounds__(kMoveThreads)
         const int2 other = tokens.meta[i];
         before += memory.recalls(other.x, other.y) ? 1.0f : 0.0f;
     }
-    const int target = memory.route(token, int(block_sum(before, shared.reduction)));
+    const int target = memory.template route<4>(token, int(block_sum(before, shared.reduction)));
     if (threadIdx.x == 0) tokens.targets[t] = target;
 }
 
-// T = 1 with many recall rows: each block looks at some of them, the last one merges. Grid (recall blocks, B Hkv).
-template <typename Element>
+// T = 1 with many recall rows: each block looks at some of them, the last one merges. kStores: of the memory.
+// `untouched`: no kernel ahead that may still run writes the memory, so that a block reads its part before it waits.
+// Grid (recall blocks, B Hkv).
+template <typename Element, Stores kStores>
 __global__ void __launch_bounds__(kMoveThreads)
-    transition_absorb(const __grid_constant__ RetentiveTransitionParams params, const __grid_constant__ Shape s) {
+    transition_absorb(const __grid_constant__ RetentiveTransitionParams params, const __grid_constant__ Shape s,
+                      const bool untouched) {
+    using Rows = HeadRows<Element, kStores>;
     __shared__ MoveShared shared;
+    __shared__ RecallShared<typename Rows::StoredKeys> kept;
     const int bh = blockIdx.y, parts = gridDim.x;
     let_next_kernel_start();
+    if (!untouched) wait_for_previous_kernel();
+    const Rows rows(params.geometry, params.after, s, params.key_scale, bh, shared);
+    const Memory<Rows> memory{rows};
+    const int first = blockIdx.x * recall_part(s), last = min(first + recall_part(s), memory.recall_rows());
+    const KeptRecall<Rows> part{rows, kept, first};
+    part.bring(last);
     wait_for_previous_kernel();
-    const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
-    const Memory<Element> memory{rows};
     const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
     const Token token = tokens.get(rows, 0);
+    const float weight = params.absorption[bh], retention = params.retention[bh];
     int m = kDropped;
     if (memory.recalls(token.position, token.cell)) {
-        const int part = ceil_div(memory.recall_rows(), parts), first = blockIdx.x * part;
-        const Recall found = memory.recall(token.key, first, min(first + part, memory.recall_rows()));
+        const Recall found = memory.template recall<1>(part, token.key, first, last);
         if (threadIdx.x == 0) tokens.found[blockIdx.x] = found;
         if (!is_last_block(tokens.ticket, parts)) return;
         m = memory.recalled_row(tokens.all_found(parts), 0);
@@ -108,8 +120,7 @@ __global__ void __launch_bounds__(kMoveThreads)
         m = memory.patch(token);
     }
     if (m == kDropped) return;
-    const float weight = params.absorption[bh];
-    memory.merge(m, weight, weight * token.key, weight * token.value, token.position, params.retention[bh]);
+    memory.merge(m, weight, weight * token.key, weight * token.value, token.position, retention);
 }
 
 // Each memory row takes in its tokens in their order. Grid (M, B Hkv).
@@ -121,7 +132,7 @@ __global__ void __launch_bounds__(kMoveThreads)
     const int m = blockIdx.x, bh = blockIdx.y;
     let_next_kernel_start();
     wait_for_previous_kernel();
-    const HeadRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
+    const AllRows<Element> rows(params.geometry, params.after, s, params.key_scale, bh, shared);
     const LeavingTokens tokens(s, static_cast<char *>(params.workspace), bh);
     float added = 0.0f, key = 0.0f, value = 0.0f;
     int newest = -1;
@@ -140,7 +151,7 @@ __global__ void __launch_bounds__(kMoveThreads)
         }
         __syncthreads();
     }
-    Memory<Element>{rows}.merge(m, added, key, value, newest, params.retention[bh]);
+    Memory<AllRows<Element>>{rows}.merge(m, added, key, value, newest, params.retention[bh]);
 }
 
 // Whether token j comes after token i in a scan order.

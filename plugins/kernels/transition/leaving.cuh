@@ -28,13 +28,12 @@ struct LeavingTokens {
     }
 
     // Token t; all threads of a block.
-    template <typename Element>
-    __device__ __forceinline__ void put(const HeadRows<Element> &rows, int t, const Token &token) const {
+    template <typename Rows> __device__ __forceinline__ void put(const Rows &rows, int t, const Token &token) const {
         if (threadIdx.x == 0) meta[t] = make_int2(token.position, token.cell);
         if (!rows.has_channel()) return;
         keys[size_t(t) * rows.s.D + threadIdx.x] = token.key, values[size_t(t) * rows.s.D + threadIdx.x] = token.value;
     }
-    template <typename Element> __device__ __forceinline__ Token get(const HeadRows<Element> &rows, int t) const {
+    template <typename Rows> __device__ __forceinline__ Token get(const Rows &rows, int t) const {
         Token token;
         token.position = meta[t].x, token.cell = meta[t].y;
         if (!rows.has_channel()) return token;

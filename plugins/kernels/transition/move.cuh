@@ -24,27 +24,27 @@ struct Statistics {
 // New token t through all tiers; what left the last one. `victims(tier)` is a row number, anything for padding: a row
 // that is not of the tier is ignored, and the token dropped. `statistics` as in Statistics. kWanted: what leaves the
 // last tier is used; else it is not read. All threads of the block.
-template <bool kWanted, typename Element, typename RowStatistics, typename Victims>
-__device__ __forceinline__ Token demote(const HeadRows<Element> &rows, Token token, int t,
-                                        const RowStatistics &statistics, Victims victims) {
+template <bool kWanted, typename Rows, typename RowStatistics, typename Victims>
+__device__ __forceinline__ Token demote(const Rows &rows, Token token, int t, const RowStatistics &statistics,
+                                        Victims victims) {
     Token leaving[kTiers];
     float2 carried[kTiers + 1] = {statistics.of_token(t)};
     int row[kTiers] = {-1, -1};
 #pragma unroll
     for (int tier = 0; tier < kTiers; ++tier) { // all are read before the first is written
-        if (tier >= rows.s.L) break;
+        if (tier >= rows.tiers()) break;
         const int64_t victim = victims(tier);
         const int first = rows.s.tier_first(tier);
         if (victim < first || victim >= int64_t(first) + rows.s.tier_rows(tier)) continue;
         row[tier] = int(victim);
-        if (!kWanted && tier == rows.s.L - 1) break;
+        if (!kWanted && tier == rows.tiers() - 1) break;
         leaving[tier] = rows.read(row[tier]);
         carried[tier + 1] = statistics.of_row(row[tier]);
     }
     __syncthreads();
 #pragma unroll
     for (int tier = 0; tier < kTiers; ++tier) {
-        if (tier >= rows.s.L || !token.present()) return token;
+        if (tier >= rows.tiers() || !token.present()) return token;
         if (row[tier] < 0) return Token();
         rows.write(row[tier], token.key, token.value);
         if (threadIdx.x == 0) {
@@ -57,8 +57,8 @@ __device__ __forceinline__ Token demote(const HeadRows<Element> &rows, Token tok
 }
 
 // S = h S + a k^T v for one token; all threads of the block.
-template <typename Element>
-__device__ __forceinline__ void absorb_residual(const HeadRows<Element> &rows, const Token &token, float absorption,
+template <typename Rows>
+__device__ __forceinline__ void absorb_residual(const Rows &rows, const Token &token, float absorption,
                                                 float retention) {
     if (!token.present()) return;
     const int D = rows.s.D;
@@ -74,13 +74,12 @@ __device__ __forceinline__ void absorb_residual(const HeadRows<Element> &rows, c
 }
 
 // One token that left the last tier, into whatever memory there is.
-template <typename Element>
-__device__ __forceinline__ void absorb(const HeadRows<Element> &rows, const Token &token, float absorption,
-                                       float retention) {
+template <typename Rows>
+__device__ __forceinline__ void absorb(const Rows &rows, const Token &token, float absorption, float retention) {
     if (rows.g.readout == RETENTIVE_READOUT_RESIDUAL) absorb_residual(rows, token, absorption, retention);
     if (rows.g.readout != RETENTIVE_READOUT_MASS || !token.present()) return;
-    const Memory<Element> memory{rows};
-    const int m = memory.route(token, 0);
+    const Memory<Rows> memory{rows};
+    const int m = memory.template route<1>(token, 0); // the least code
     if (m != kDropped)
         memory.merge(m, absorption, absorption * token.key, absorption * token.value, token.position, retention);
 }

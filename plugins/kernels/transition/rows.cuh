@@ -1,6 +1,8 @@
 // The rows of one KV head as a block reads and writes them: thread d has channel d. Quantisation as cache/rows.py.
 #pragma once
 
+#include <type_traits>
+
 #include "common/token.cuh"
 
 namespace retentive {
@@ -14,7 +16,13 @@ struct MoveShared {
     float scaled_key[kMoveThreads];
 };
 
-template <typename Element> struct HeadRows {
+// Where the rows lie that a block reads and writes. Code for what is not there costs time even where it never runs.
+enum class Stores { exact, coarse, both };
+
+template <typename ElementOf, Stores kOf> struct HeadRows {
+    using Element = ElementOf;
+    static constexpr Stores kStores = kOf;
+
     const RetentiveGeometry &g;
     const RetentiveState &state;
     const Shape &s;
@@ -30,12 +38,14 @@ template <typename Element> struct HeadRows {
           own_key_scale(scales != nullptr && has_channel() ? key_scale[threadIdx.x] : 0.0f), bh(head), shared(scratch) {
     }
 
+    __device__ __forceinline__ int tiers() const { return kStores == Stores::both ? s.L : 1; }
     __device__ __forceinline__ bool has_channel() const { return int(threadIdx.x) < s.D; }
     __device__ __forceinline__ int32_t *meta(int row) const { return state.row_meta + 2 * (size_t(bh) * s.R + row); }
     __device__ __forceinline__ float *mass(int memory) const { return state.memory_mass + size_t(bh) * s.M + memory; }
 
     // Whether row `row` (of the layer's row index space) is in the coarse store, and which of the store's rows it is.
     __device__ __forceinline__ bool coarse(int row) const {
+        if constexpr (kStores != Stores::both) return kStores == Stores::coarse;
         return row < s.C ? row >= s.X : g.memory_store == RETENTIVE_STORE_COARSE;
     }
     __device__ __forceinline__ size_t place(int row) const {
@@ -58,6 +68,8 @@ template <typename Element> struct HeadRows {
 
     // Eight channels of a row of the exact store as they are stored, and of the coarse store in units of the keys' scale.
     struct Eight {
+        using Word = uint4;                            // a key is whole ones
+        static constexpr int kBytes = sizeof(Element); // of a channel, at most
         uint4 words[sizeof(Element) / 2];
 
         __device__ __forceinline__ float element(int e) const {
@@ -75,6 +87,8 @@ template <typename Element> struct HeadRows {
     };
 
     struct EightCodes {
+        using Word = uint32_t;
+        static constexpr int kBytes = 1;
         uint32_t words[2]; // a code in each byte, or in the byte's `bits` from `shift` on
         int shift[2], bits;
 
@@ -84,25 +98,34 @@ template <typename Element> struct HeadRows {
         }
     };
 
-    // Of a row's key, from `channel` on; zeros behind the last one.
-    __device__ __forceinline__ void read_keys(int row, int channel, Eight &keys) const {
+    using StoredKeys = std::conditional_t<kStores == Stores::coarse, EightCodes, Eight>;
+
+    // Where the key of a row is, in the store that Keys come from, and how many words it has.
+    template <typename Keys> __device__ __forceinline__ const typename Keys::Word *key_row(int row) const {
+        const void *store = std::is_same_v<Keys, EightCodes> ? state.key_codes : state.key_rows;
+        return static_cast<const typename Keys::Word *>(store) + place(row) * key_words<Keys>();
+    }
+    template <typename Keys> __device__ __forceinline__ int key_words() const {
+        const int bytes = !std::is_same_v<Keys, EightCodes> ? s.D * int(sizeof(Element)) : packed() ? s.D / 2 : s.D;
+        return bytes / int(sizeof(typename Keys::Word));
+    }
+
+    // Of the key that begins at `row`, from `channel` on; zeros behind the last one.
+    __device__ __forceinline__ void read_keys(const uint4 *row, int channel, Eight &keys) const {
         keys = {};
         if (channel >= s.D) return;
-        const uint4 *from =
-            reinterpret_cast<const uint4 *>(static_cast<const Element *>(state.key_rows) + place(row) * s.D + channel);
+        const uint4 *from = row + channel * int(sizeof(Element)) / int(sizeof(uint4));
 #pragma unroll
         for (int i = 0; i < int(sizeof(Element) / 2); ++i) keys.words[i] = from[i];
     }
-    __device__ __forceinline__ void read_keys(int row, int channel, EightCodes &keys) const {
-        const bool packed = g.coarse_dtype == RETENTIVE_INT4;
-        const int bytes = packed ? s.D / 2 : s.D; // of a row: a multiple of 4, so that four channels are one word
-        const char *from = static_cast<const char *>(state.key_codes) + place(row) * bytes;
-        keys.bits = packed ? 4 : 8;
+    __device__ __forceinline__ void read_keys(const uint32_t *row, int channel, EightCodes &keys) const {
+        const int bytes = packed() ? s.D / 2 : s.D;
+        keys.bits = packed() ? 4 : 8;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const int d = channel + 4 * i, half = d < bytes ? 0 : 1;
             keys.shift[i] = 4 * half;
-            keys.words[i] = d < s.D ? *reinterpret_cast<const uint32_t *>(from + d - half * bytes) : 0;
+            keys.words[i] = d < s.D ? row[(d - half * bytes) / 4] : 0;
         }
     }
 
@@ -128,46 +151,46 @@ template <typename Element> struct HeadRows {
             static_cast<Element *>(state.value_rows)[i] = from_float<Element>(value);
             return;
         }
-        write_coarse(at, key, value);
+        write_codes(state.key_codes, state.value_codes, state.value_scale, at, s.D, packed(), key, value, own_key_scale,
+                    shared);
     }
 
   private:
-    __device__ __forceinline__ void write_coarse(size_t at, float key, float value) const {
-        const int warp = warp_index(), lane = threadIdx.x % kWarpSize;
-        const float largest = warp_max(has_channel() ? fabsf(value) : 0.0f);
+    // Quantised, as row `at` of the coarse store. Not inlined: a kernel writes in several places, and needs it once.
+    static __device__ __noinline__ void write_codes(void *key_codes, void *value_codes, float *value_scale, size_t at,
+                                                    int D, bool packed, float key, float value, float key_scale,
+                                                    MoveShared &shared) {
+        const float level = packed ? 7.0f : 127.0f;
+        const auto quantise = [level](float x, float scale) {
+            return scale > 0.0f ? clamp(rintf(__fdiv_rn(x, scale)), -level, level) : 0.0f;
+        };
+        const int d = threadIdx.x, warp = d / kWarpSize, lane = d % kWarpSize;
+        const float largest = warp_max(d < D ? fabsf(value) : 0.0f);
         if (lane == 0) shared.reduction[warp] = largest;
         __syncthreads();
-        const float scale =
-            __fdiv_rn(warp_max(lane < kMoveThreads / kWarpSize ? shared.reduction[lane] : 0.0f), level());
-        if (threadIdx.x == 0) state.value_scale[at] = scale;
-        const int d = threadIdx.x;
-        const float key_code = has_channel() ? quantise(key, own_key_scale) : 0.0f,
-                    value_code = has_channel() ? quantise(value, scale) : 0.0f;
-        if (g.coarse_dtype == RETENTIVE_INT8) {
+        const float scale = __fdiv_rn(warp_max(lane < kMoveThreads / kWarpSize ? shared.reduction[lane] : 0.0f), level);
+        if (d == 0) value_scale[at] = scale;
+        const float key_code = d < D ? quantise(key, key_scale) : 0.0f,
+                    value_code = d < D ? quantise(value, scale) : 0.0f;
+        if (!packed) {
             __syncthreads(); // the scratch is free again
-            if (!has_channel()) return;
-            static_cast<int8_t *>(state.key_codes)[at * s.D + d] = int8_t(key_code);
-            static_cast<int8_t *>(state.value_codes)[at * s.D + d] = int8_t(value_code);
+            if (d >= D) return;
+            static_cast<int8_t *>(key_codes)[at * D + d] = int8_t(key_code);
+            static_cast<int8_t *>(value_codes)[at * D + d] = int8_t(value_code);
             return;
         }
         // the upper half of the channels hands its codes to the lower one
-        const int half = s.D / 2;
+        const int half = D / 2;
         const unsigned both = unsigned(int(key_code) + 8) | unsigned(int(value_code) + 8) << 4;
-        if (d >= half && d < s.D) shared.nibbles[d - half] = both;
+        if (d >= half && d < D) shared.nibbles[d - half] = both;
         __syncthreads();
         if (d >= half) return;
         const unsigned upper = shared.nibbles[d];
-        static_cast<unsigned char *>(state.key_codes)[at * half + d] = (unsigned char)((both & 15) | (upper & 15) << 4);
-        static_cast<unsigned char *>(state.value_codes)[at * half + d] =
-            (unsigned char)((both >> 4) | (upper >> 4) << 4);
+        static_cast<unsigned char *>(key_codes)[at * half + d] = (unsigned char)((both & 15) | (upper & 15) << 4);
+        static_cast<unsigned char *>(value_codes)[at * half + d] = (unsigned char)((both >> 4) | (upper >> 4) << 4);
     }
 
-    __device__ __forceinline__ float level() const { return g.coarse_dtype == RETENTIVE_INT4 ? 7.0f : 127.0f; }
-
-    __device__ __forceinline__ float quantise(float x, float scale) const {
-        return scale > 0.0f ? clamp(rintf(__fdiv_rn(x, scale)), -level(), level()) : 0.0f;
-    }
-
+    __device__ __forceinline__ bool packed() const { return g.coarse_dtype == RETENTIVE_INT4; }
     __device__ __forceinline__ float code(const void *codes, size_t at, int d) const {
         if (g.coarse_dtype == RETENTIVE_INT8) return float(static_cast<const int8_t *>(codes)[at * s.D + d]);
         const int half = s.D / 2;

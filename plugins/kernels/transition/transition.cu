@@ -38,9 +38,13 @@ StateCopies copies_of(const Shape &s, const RetentiveGeometry &g, const Retentiv
     return copies;
 }
 
-template <typename Element> int32_t absorb_one(const RetentiveTransitionParams &params, const Shape &s, void *stream) {
-    return launch("transition_absorb", transition_absorb<Element>, dim3(unsigned(recall_blocks(s)), unsigned(s.BH)),
-                  kMoveThreads, 0, stream, params, s);
+template <typename Element>
+int32_t absorb_one(const RetentiveTransitionParams &params, const Shape &s, bool untouched, void *stream) {
+    const auto kernel = params.geometry.memory_store == RETENTIVE_STORE_EXACT
+                            ? transition_absorb<Element, Stores::exact>
+                            : transition_absorb<Element, Stores::coarse>;
+    return launch("transition_absorb", kernel, dim3(unsigned(recall_blocks(s)), unsigned(s.BH)), kMoveThreads, 0,
+                  stream, params, s, untouched);
 }
 
 template <typename Element> int32_t move(const RetentiveTransitionParams &params, const Shape &s, void *stream) {
@@ -50,7 +54,7 @@ template <typename Element> int32_t move(const RetentiveTransitionParams &params
             launch("transition_move", transition_move<Element>, dim3(steps, heads), kMoveThreads, 0, stream, params, s))
         return status;
     if (readout == RETENTIVE_READOUT_NONE) return RETENTIVE_OK;
-    if (s.T == 1) return launch_absorb(params, stream);
+    if (s.T == 1) return launch_absorb(params, false, stream);
     if (readout == RETENTIVE_READOUT_RESIDUAL) {
         if (const int32_t status = launch("transition_weights", transition_weights, dim3(steps, heads), kMoveThreads, 0,
                                           stream, params, s))
@@ -67,10 +71,10 @@ template <typename Element> int32_t move(const RetentiveTransitionParams &params
 
 } // namespace
 
-int32_t launch_absorb(const RetentiveTransitionParams &params, void *stream) {
+int32_t launch_absorb(const RetentiveTransitionParams &params, bool untouched, void *stream) {
     const Shape s(params.geometry, params.steps);
     if (recall_blocks(s) == 0) return RETENTIVE_OK;
-    return with_element(params.geometry, [&](auto x) { return absorb_one<decltype(x)>(params, s, stream); });
+    return with_element(params.geometry, [&](auto x) { return absorb_one<decltype(x)>(params, s, untouched, stream); });
 }
 
 int32_t launch_transition(const RetentiveTransitionParams &params, void *stream) {
