@@ -194,9 +194,9 @@ void add_recall(Requests &requests) {
             requests.push_back(of("recall rows in parts", store, RETENTIVE_BFLOAT16, dim));
             CaseRequest &request = requests.back();
             request.memory = Memory::recall;
-            request.recall_rows = dim == 96 ? 128 : 129; /* 128: one block looks at all of them */
+            request.recall_rows = dim == 96 ? 256 : 257; /* 256: one block looks at all of them */
             request.store = store.tiers == Tiers::mixed ? RETENTIVE_STORE_COARSE : RETENTIVE_STORE_EXACT;
-            request.rows = 300;
+            request.rows = 400;
             request.steps = {1, 1};
         }
 }

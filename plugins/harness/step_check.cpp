@@ -31,7 +31,7 @@ StateLimits step_limits(const Case &c) {
 bool residual(const RetentiveGeometry &g) { return g.readout == RETENTIVE_READOUT_RESIDUAL; }
 
 /* Of a step with one token: attention, the rest, and one more for the residual readout or many recall rows. */
-size_t step_kernels(const RetentiveGeometry &g) { return residual(g) || g.recall_rows > 128 ? 3 : 2; }
+size_t step_kernels(const RetentiveGeometry &g) { return residual(g) || g.recall_rows > 256 ? 3 : 2; }
 
 } // namespace
 

@@ -75,6 +75,8 @@ template <typename Params> WrongCalls<Params> common() {
     add("memory_store is 2", [](RetentiveGeometry &g) { g.memory_store = 2; });
     add_geometry(calls, "head_dim is 68", RETENTIVE_UNSUPPORTED, [](RetentiveGeometry &g) { g.head_dim = 68; });
     add_geometry(calls, "head_dim is 264", RETENTIVE_UNSUPPORTED, [](RetentiveGeometry &g) { g.head_dim = 264; });
+    add_geometry(calls, "memory_grid is 32768 x 1", RETENTIVE_UNSUPPORTED,
+                 [](RetentiveGeometry &g) { g.memory_grid[0] = 32768, g.memory_grid[1] = 1; });
     add_geometry(calls, "rows * query heads of a KV head is 1000", RETENTIVE_UNSUPPORTED,
                  [](RetentiveGeometry &g) { g.head_dim = 8, g.q_heads = 64 * g.kv_heads, g.exact_rows = 100'000'000; });
     for (const int32_t wrong : {0, -1, refusal_steps + 1})

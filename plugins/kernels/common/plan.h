@@ -33,7 +33,7 @@ constexpr int kColumnsAtOnce = 3; // of a thread; where it has more, blocks for 
 constexpr int kManyColumnBlocks = 232, kFewOutputBlocks = 32;
 constexpr int kAsideBlocks = kMultiprocessors; // for the columns where the next layer's attention runs beside them
 constexpr int kFewColumns = 4;                 // of a thread, all at once
-constexpr int kRecallAlone = 128;              // recall rows that the block which moves rows searches as well; of more
+constexpr int kRecallAlone = 256;              // recall rows that the block which moves rows searches as well; of more
 constexpr int kRecallPart = 128;               // each block of another launch has at most so many, and at most
 constexpr int kRecallKeys = 8192;              // so many channels of keys
 constexpr int kTiers = 2;
