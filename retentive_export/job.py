@@ -97,6 +97,10 @@ class Job:
         return calibration_samples(self.recipe)
 
     @cached_property
+    def _tools(self) -> dict[str, str]:
+        return tools()
+
+    @cached_property
     def makes_bundle(self) -> bool:
         """Whether it ends with a bundle in the place of engines.
 
@@ -124,7 +128,7 @@ class Job:
     def steps(self) -> list[tuple[str, Any, Step]]:
         """(name, key, function) in order; a key holds everything that the step's files depend on."""
         checkpoint = source_stamp(self.source, self._gguf)
-        model = [self.recipe.model.model_dump(mode="json"), checkpoint, tools()]
+        model = [self.recipe.model.model_dump(mode="json"), checkpoint, self._tools]
         constants = self.recipe.constants
         cache = [self.recipe.cache.model_dump(mode="json", by_alias=True), self.recipe.calibration]
         cache += [] if constants is None else [constants.sha256]
@@ -268,7 +272,7 @@ class Job:
                 "name": recipe.name,
                 "target": self.target.name,
                 "dtype": recipe.model.dtype,
-                "tools": tools(),
+                "tools": self._tools,
                 "recipe": recipe.portable().to_dict(),
                 "thresholds": recipe.thresholds.resolved(recipe.model.dtype, recipe.cache.coarsest),
                 "generation": recipe.generation,
