@@ -215,7 +215,7 @@ __device__ __forceinline__ void move_rows(const RetentiveStepParams &params, con
 }
 
 // Grid (column blocks and, unless the output is written already, output blocks; B Hkv). `kept`: the new token is the one
-// that the first part of the step kept; no input is read. kColumns: of a thread at once.
+// that the first part of the step kept; no input is read. kStores: of the layer. kColumns: of a thread at once.
 template <typename Element, Stores kStores, Absorbed kAbsorbed, int kColumns>
 __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
     step_finish(const __grid_constant__ RetentiveStepParams params, const __grid_constant__ Shape shape,
