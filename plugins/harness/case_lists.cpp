@@ -189,12 +189,12 @@ void add_recall(Requests &requests) {
             request.rows = 900;
             request.steps = {1, 9, 1, 1};
         }
-    for (const int32_t dim : {40, 80, 96, 256}) /* parts of 128, 102, 85 and 32 rows; the last one is not whole */
+    for (const int32_t dim : {40, 80, 96, 256}) /* parts of 128, 102 and 32 rows, the last one not whole */
         for (const Store &store : {stores[0], stores[2]}) {
             requests.push_back(of("recall rows in parts", store, RETENTIVE_BFLOAT16, dim));
             CaseRequest &request = requests.back();
             request.memory = Memory::recall;
-            request.recall_rows = dim == 96 ? 256 : 257; /* 256: one block looks at all of them */
+            request.recall_rows = dim == 96 ? 256 : 257; /* with 96 one block looks at all of them */
             request.store = store.tiers == Tiers::mixed ? RETENTIVE_STORE_COARSE : RETENTIVE_STORE_EXACT;
             request.rows = 400;
             request.steps = {1, 1};

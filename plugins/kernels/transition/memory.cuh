@@ -22,6 +22,9 @@ __device__ __forceinline__ int anchor_of(const RetentiveGeometry &g, const Shape
                part_of(j, g.frame_grid[1], g.memory_grid[1]));
 }
 
+// Whether a memory row holds anything.
+__device__ __forceinline__ bool in_use(int position, float mass) { return (position >= 0) & (mass > 0.0f); }
+
 // Keys of recall rows where they are: in the state.
 template <typename Rows, typename KeysOf> struct StateRecall {
     using Keys = KeysOf;
@@ -29,7 +32,7 @@ template <typename Rows, typename KeysOf> struct StateRecall {
 
     __device__ __forceinline__ bool used(int row) const {
         const int m = rows.s.V + row;
-        return (rows.meta(rows.s.C + m)[0] >= 0) & (*rows.mass(m) > 0.0f);
+        return in_use(rows.meta(rows.s.C + m)[0], *rows.mass(m));
     }
     __device__ __forceinline__ void read(int row, int channel, Keys &keys) const {
         rows.read_keys(rows.template key_row<Keys>(rows.s.C + rows.s.V + row), channel, keys);
@@ -52,7 +55,7 @@ template <typename Rows> struct KeptRecall {
         using Word = typename Keys::Word;
         for (int row = first + int(threadIdx.x); row < last; row += blockDim.x) {
             const int m = rows.s.V + row;
-            shared.used[row - first] = (__ldcg(rows.meta(rows.s.C + m)) >= 0) & (__ldcg(rows.mass(m)) > 0.0f);
+            shared.used[row - first] = in_use(__ldcg(rows.meta(rows.s.C + m)), __ldcg(rows.mass(m)));
         }
         const Word *from = rows.template key_row<Keys>(rows.s.C + rows.s.V + first);
         const int words = (last - first) * rows.template key_words<Keys>();
